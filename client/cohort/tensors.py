@@ -1,0 +1,70 @@
+"""A cohort as tensors, and batches of it. Shapes as in ``shared_model.inputs``."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from shared_model.inputs import ABSENT, PatientBatch
+
+
+@dataclass(frozen=True)
+class CohortTensors:
+    """All labelled patients of a site, images stored once each.
+
+    Attributes:
+        images: uint8 ``[M, C, H, W]``, 0..255; a lesion mask channel holds 0 or 255.
+        slots: int64 ``[P, V]``, index into ``images``, ``ABSENT`` in an empty slot.
+        views: int64 ``[P, V]``, index into the protocol's views, ``ABSENT`` in an empty slot.
+        numeric: float32 ``[P, N]``, in the protocol's units (after ``log``); 0 where missing.
+        numeric_present: bool ``[P, N]``.
+        categorical: int64 ``[P, K]``, ``ABSENT`` where missing.
+        label: float32 ``[P]``, 0 or 1.
+    """
+
+    images: Tensor
+    slots: Tensor
+    views: Tensor
+    numeric: Tensor
+    numeric_present: Tensor
+    categorical: Tensor
+    label: Tensor
+
+    def __len__(self) -> int:
+        return int(self.label.shape[0])
+
+    def to(self, device: torch.device) -> Self:
+        """The same cohort on ``device``."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def batch(self, index: Tensor) -> PatientBatch:
+        """The patients ``index`` int64 ``[B]``, with images as floats in 0..1."""
+        slots = self.slots[index]  # [B, V]
+        filled = slots != ABSENT
+        images = self.images.new_zeros((*slots.shape, *self.images.shape[1:]), dtype=torch.float32)  # [B, V, C, H, W]
+        if slots.numel():
+            images[filled] = self.images[slots[filled]].to(torch.float32) / 255.0
+        return PatientBatch(
+            images=images,
+            views=self.views[index],
+            numeric=self.numeric[index],
+            numeric_present=self.numeric_present[index],
+            categorical=self.categorical[index],
+            label=self.label[index],
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all tensors in bytes."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+
+def concatenate(cohorts: list[CohortTensors]) -> CohortTensors:
+    """The patients of several cohorts of one protocol, in order (for central training in simulation)."""
+    offsets = [0]
+    for cohort in cohorts[:-1]:
+        offsets.append(offsets[-1] + cohort.images.shape[0])
+    shifted = [torch.where(c.slots == ABSENT, c.slots, c.slots + offset) for c, offset in zip(cohorts, offsets, strict=True)]
+    joined = {f.name: torch.cat([getattr(cohort, f.name) for cohort in cohorts]) for f in fields(CohortTensors)}
+    return CohortTensors(**(joined | {"slots": torch.cat(shifted)}))

@@ -1,0 +1,164 @@
+"""``site.toml``: how one hospital's own export maps to the variables and views of a study.
+
+Paths are relative to the file itself and may hold ``${NAME}`` for an environment variable.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from shared_model import config_file
+from shared_model.config_file import Strict
+from shared_model.messages import Part
+from shared_model.protocol import Fraction
+
+Scalar = str | int | float | bool
+TaskName = Literal["describe", "train", "evaluate"]
+
+
+class Site(Strict):
+    """The hospital; ``name`` is shown in reports and must be unique in a study."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    title: str = ""
+
+
+class Between(Strict):
+    """Rows whose number lies in [``min``, ``max``]; an open end is left out."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+class Label(Strict):
+    """Which codes of ``column`` mean positive and negative. Rows with anything else are unlabelled: left out, counted."""
+
+    column: str
+    positive: tuple[Scalar, ...] = Field(min_length=1)
+    negative: tuple[Scalar, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _codes_are_distinct(self) -> Self:
+        if both := {str(code) for code in self.positive} & {str(code) for code in self.negative}:
+            raise ValueError(
+                f"codes are positive or negative, but {sorted(both)} are both || remove them from one of the lists"
+            )
+        return self
+
+
+class Mapping(Strict):
+    """Where a protocol variable comes from: ``unit`` for numeric ones, ``codes`` (local code -> category) for categorical
+    ones. ``codes`` may be left out where the column holds the protocol's category names, or numbers, already.
+
+    ``combine`` says what to do where a patient has several rows that differ (``agree``: that is an error).
+    """
+
+    column: str
+    unit: str | None = None
+    codes: dict[str, Scalar] | None = None
+    combine: Literal["agree", "first", "min", "max", "mean"] = "agree"
+
+
+class TableFormat(Strict):
+    """How to read a table. ``missing`` lists the spellings of a missing value besides the empty cell."""
+
+    missing: tuple[str, ...] = ()
+    separator: str | None = None
+    decimal: Literal[".", ","] = "."
+    encoding: str = "utf-8-sig"
+    sheet: str | None = None
+    columns: tuple[str, ...] | None = None  # names, where the file has no header row
+
+
+class Cohort(TableFormat):
+    """The table of patients. ``patient_id`` = "#row" numbers the rows where the export has no identifier.
+
+    ``where`` keeps rows whose column equals a value, is one of several, or lies between two numbers. ``require`` leaves
+    out, and counts, patients without a value of the variables named.
+    """
+
+    table: str
+    patient_id: str
+    label: Label
+    where: dict[str, Scalar | tuple[Scalar, ...] | Between] = Field(default_factory=dict)
+    variables: dict[str, Mapping] = Field(default_factory=dict)
+    require: tuple[str, ...] = ()
+
+
+class ViewColumn(Strict):
+    """The column that tells the view, with local code -> view of the protocol; or ``all`` images are one view."""
+
+    column: str | None = None
+    codes: dict[str, str] = Field(default_factory=dict)
+    all: str | None = None
+
+    @model_validator(mode="after")
+    def _column_or_all(self) -> Self:
+        if (self.column is None) == (self.all is None):
+            raise ValueError('a column with codes, or all = "view" || keep one of the two')
+        return self
+
+
+class Images(TableFormat):
+    """The table of images, one row each (it may be the cohort's own table). ``file`` is a column, or a pattern such as
+    ``"Images/{ID}.png"`` over columns, relative to ``folder`` (default: the table's own folder).
+
+    ``roi`` names four columns with the lesion's box ``x0, y0, x1, y1`` in pixels of the stored image, and ``mask`` a
+    column or pattern with a picture of the lesion's outline. ``max_unusable`` is the share of files that may be
+    unreadable before the site refuses to take part.
+    """
+
+    table: str
+    patient_id: str
+    file: str
+    view: ViewColumn
+    where: dict[str, Scalar | tuple[Scalar, ...] | Between] = Field(default_factory=dict)
+    folder: str | None = None
+    roi: tuple[str, str, str, str] | None = None
+    mask: str | None = None
+    max_unusable: Fraction = 0.1
+
+
+class Split(Strict):
+    """Parts of the cohort, by patient: shares (stratified by outcome, the same on every machine), or a column whose
+    codes name the part."""
+
+    train: Fraction = 0.6
+    tune: Fraction = 0.2
+    test: Fraction = 0.2
+    seed: int = 0
+    column: str | None = None
+    codes: dict[str, Part] = Field(default_factory=lambda: {"train": "train", "tune": "tune", "test": "test"})
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        if self.column is None and abs(self.train + self.tune + self.test - 1.0) > 1e-9:
+            raise ValueError("train + tune + test = 1 || change one of the three")
+        return self
+
+
+class Policy(Strict):
+    """What this hospital allows, whatever a study asks for."""
+
+    minimum_patients: int = Field(default=10, ge=1)
+    tasks: tuple[TaskName, ...] = ("describe", "train", "evaluate")
+
+
+class SiteConfig(Strict):
+    """All of ``site.toml``."""
+
+    site: Site
+    cohort: Cohort
+    images: Images | None = None
+    split: Split = Split()
+    policy: Policy = Policy()
+
+
+def read_site(path: Path) -> SiteConfig:
+    """Read ``site.toml``. Only the file itself is checked; ``client.cohort`` checks it against data and protocol.
+
+    Raises:
+        ConfigurationError: with every fault of the file.
+    """
+    return config_file.load(path, SiteConfig)

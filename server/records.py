@@ -1,0 +1,94 @@
+"""What a run leaves behind, as the journal gives it to results and report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from shared_model.errors import FailureCode
+from shared_model.messages import DescribeReply, EvaluateReply
+from shared_model.protocol import StudyProtocol
+from shared_model.summaries import Normalization, Performance
+
+Phase = Literal["describe", "train", "evaluate"]
+
+
+@dataclass(frozen=True)
+class SiteFailure:
+    """A reply that did not count: which site, when, why. ``reason`` is the center's own words, never a site's."""
+
+    site: str
+    phase: Phase
+    round: int
+    code: FailureCode
+    reason: str
+
+
+@dataclass(frozen=True)
+class SiteRound:
+    """What a counted training reply said, without its vectors. ``tune`` is of the model *before* this round's training."""
+
+    patients: int
+    loss: float
+    steps: int
+    seconds: float
+    update_norm: float
+    tune: Performance | None
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One committed round. ``sites`` holds those that counted; ``selection`` judges the model *entering* the round."""
+
+    round: int
+    sites: Mapping[str, SiteRound]
+    selection: float | None
+    wall_s: float
+    checkpoint_sha256: str
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of messages, without the transport's own."""
+
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A whole run. Model ``k`` is the one after ``k`` rounds; ``best_round`` is the ``k`` that was evaluated.
+
+    ``phases`` is wall time in seconds by phase (describe, train, evaluate, journal ...). ``started`` and ``finished``
+    are ISO 8601 in UTC. ``stopped`` says in words why the rounds ended.
+    """
+
+    run: str
+    protocol: StudyProtocol
+    engine: str
+    seed: int
+    versions: Mapping[str, str]
+    started: str
+    finished: str | None
+    enrolled: tuple[str, ...]
+    descriptions: Mapping[str, DescribeReply]
+    normalization: Normalization | None
+    rounds: tuple[RoundRecord, ...]
+    best_round: int
+    stopped: str
+    evaluations: Mapping[str, EvaluateReply]
+    failures: tuple[SiteFailure, ...]
+    phases: Mapping[str, float]
+    traffic: Traffic
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A comparator of simulation: one model trained otherwise, scored on every site's test patients.
+
+    ``kind`` ``local`` (trained at ``site`` alone), ``central`` (all patients in one place), or ``logistic`` (central
+    logistic regression on the tabular variables). ``test`` maps each site with test patients to its performance.
+    """
+
+    kind: Literal["local", "central", "logistic"]
+    site: str | None
+    test: Mapping[str, Performance]

@@ -1,0 +1,228 @@
+"""Requests and replies: typed records <-> bytes. Nothing here unpickles, and every size is checked before it is used.
+
+On the wire a message is an ``Envelope`` of two byte strings: ``header``, the JSON of a record, and ``payload``, its
+vectors as little-endian float32, one after the other. Flower's cost is per object, so a model is one vector.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
+
+from shared_model.errors import FailureCode, MessageError
+from shared_model.summaries import CategoryCounts, CohortFlow, Moments, Normalization, PartCounts, Performance, Record
+
+Vector = NDArray[np.float32]  # [D]
+Part = Literal["train", "tune", "test"]
+Count = Annotated[int, Field(ge=0, le=10_000_000)]
+Seconds = Annotated[float, Field(ge=0.0)]
+
+HEADER_LIMIT = 8 * 2**20
+PAYLOAD_LIMIT = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A message as it travels."""
+
+    header: bytes
+    payload: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire, without the transport's own."""
+        return len(self.header) + len(self.payload)
+
+
+@dataclass(frozen=True)
+class Task(Record):
+    """What every request states. ``attempt`` marks one sending of it; a reply must repeat it to count."""
+
+    run: str
+    site: str
+    round: Annotated[int, Field(ge=0)]
+    attempt: str
+    protocol_json: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class DescribeRequest(Record):
+    """Tell the cohort's counts and moments."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    task: Task
+    kind: Literal["describe"] = "describe"
+
+
+@dataclass(frozen=True)
+class TrainRequest(Record):
+    """Score the model ``weights`` on tuning patients, then train it. ``control`` is SCAFFOLD's server control variate.
+
+    ``basis`` is the last round in which this site's reply counted (0: none): its own state is the one after that round.
+    """
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset({"weights", "control"})
+    task: Task
+    normalization: Normalization | None
+    basis: Annotated[int, Field(ge=0)]
+    kind: Literal["train"] = "train"
+
+
+@dataclass(frozen=True)
+class EvaluateRequest(Record):
+    """Score the model ``weights`` on the patients of ``parts``."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset({"weights"})
+    task: Task
+    normalization: Normalization | None
+    basis: Annotated[int, Field(ge=0)]
+    parts: tuple[Part, ...]
+    kind: Literal["evaluate"] = "evaluate"
+
+
+@dataclass(frozen=True)
+class DescribeReply(Record):
+    """A site's cohort. ``moments`` and ``categories`` are of training patients, by variable; ``missing`` counts patients
+    of all parts without a value; ``modalities`` counts patients with anything of a modality."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    site: str
+    attempt: str
+    flow: CohortFlow
+    parts: dict[Part, PartCounts]
+    moments: dict[str, Moments]
+    categories: dict[str, CategoryCounts]
+    missing: dict[str, Count]
+    modalities: dict[str, Count]
+    seconds: Seconds
+    kind: Literal["describe_reply"] = "describe_reply"
+
+
+@dataclass(frozen=True)
+class TrainReply(Record):
+    """Vectors: ``update``, trained minus received parameters ``[D]``; ``control``, change of the site's control variate.
+
+    ``patients`` trained on, ``loss`` their mean training loss; ``tune`` the received model on tuning patients, ``None``
+    without any.
+    """
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset({"update", "control"})
+    site: str
+    attempt: str
+    patients: Count
+    steps: Count
+    loss: float
+    tune: Performance | None
+    seconds: Seconds
+    kind: Literal["train_reply"] = "train_reply"
+
+
+@dataclass(frozen=True)
+class EvaluateReply(Record):
+    """Performance on each part that has labelled patients. ``personal`` is of the site's own model (Ditto)."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    site: str
+    attempt: str
+    parts: dict[Part, Performance]
+    personal: dict[Part, Performance]
+    seconds: Seconds
+    kind: Literal["evaluate_reply"] = "evaluate_reply"
+
+
+@dataclass(frozen=True)
+class Failure(Record):
+    """A site could not or would not: a neutral code, never a text of its own."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    site: str
+    attempt: str
+    code: FailureCode
+    seconds: Seconds
+    kind: Literal["failure"] = "failure"
+
+
+Request = DescribeRequest | TrainRequest | EvaluateRequest
+Reply = DescribeReply | TrainReply | EvaluateReply | Failure
+AnyRecord = Request | Reply
+
+
+R = TypeVar("R", bound=AnyRecord, covariant=True)
+
+
+@dataclass(frozen=True)
+class Message(Generic[R]):
+    """A record and its vectors, each float32 ``[D]``."""
+
+    record: R
+    vectors: Mapping[str, Vector] = field(default_factory=dict)
+
+
+def encode(message: Message[AnyRecord]) -> Envelope:
+    """Bytes of a message.
+
+    Raises:
+        MessageError: a vector is not float32 ``[D]``, or not one that the record may carry.
+    """
+    record = message.record
+    for name, vector in message.vectors.items():
+        if name not in record.VECTORS or vector.dtype != np.float32 or vector.ndim != 1:
+            raise MessageError(f"{record.kind} cannot carry {name!r} of {vector.dtype} {vector.shape}")
+    lengths = [[name, int(vector.size)] for name, vector in message.vectors.items()]
+    body = _adapter().dump_python(record, mode="json")
+    header = json.dumps({"vectors": lengths, "record": body}, allow_nan=True, separators=(",", ":"))
+    payload = b"".join(vector.astype("<f4", copy=False).tobytes() for vector in message.vectors.values())
+    return Envelope(header.encode(), payload)
+
+
+def decode(envelope: Envelope) -> Message[AnyRecord]:
+    """The message in ``envelope``. Vectors are read-only views of its bytes, and may hold NaN: admission checks values.
+
+    Raises:
+        MessageError: over a limit, no JSON, unknown or missing keys, numbers that are not finite, lengths that do not fit.
+    """
+    if len(envelope.header) > HEADER_LIMIT or len(envelope.payload) > PAYLOAD_LIMIT:
+        raise MessageError(f"message of {envelope.size} bytes is over the limit")
+    try:
+        document = json.loads(envelope.header)
+        lengths, body = _LENGTHS.validate_python(document["vectors"]), json.dumps(document["record"])
+        record = _adapter().validate_json(body)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MessageError(f"not a message: {_brief(error)}") from None
+    names = [name for name, _ in lengths]
+    if len(set(names)) != len(names) or not set(names) <= record.VECTORS:
+        raise MessageError(f"{record.kind} does not carry vectors {names}")
+    if 4 * sum(length for _, length in lengths) != len(envelope.payload):
+        raise MessageError(f"payload of {len(envelope.payload)} bytes does not fit vectors {lengths}")
+    vectors, offset = {}, 0
+    for name, length in lengths:
+        vectors[name] = np.frombuffer(envelope.payload, dtype="<f4", count=length, offset=offset)
+        offset += 4 * length
+    return Message(record, vectors)
+
+
+def attempt_token(run: str, site: str, round_: int, attempt: int, phase: str) -> str:
+    """The mark of one sending of one request; a late reply to an earlier sending does not carry it."""
+    return hashlib.sha256(f"{run}/{site}/{phase}/{round_}/{attempt}".encode()).hexdigest()[:32]
+
+
+_LENGTHS: TypeAdapter[list[tuple[str, int]]] = TypeAdapter(list[tuple[str, Annotated[int, Field(ge=0)]]])
+
+
+@cache
+def _adapter() -> TypeAdapter[Any]:
+    return TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
+
+
+def _brief(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']} ({error.error_count()} problems)"
+    return type(error).__name__

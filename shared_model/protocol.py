@@ -1,0 +1,253 @@
+"""The study protocol: one federated training question, on which the center and every hospital must agree.
+
+A protocol is written as ``study.toml``, validated whole (every fault at once), and identified by the SHA-256 of its
+canonical JSON, so that a hospital approves exactly what will run.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from shared_model import config_file
+from shared_model.config_file import Strict
+from shared_model.variables import Variable
+
+IMAGE_GROUP = "images"
+Encoder = Literal["small", "resnet18", "resnet50", "convnext_tiny", "efficientnet_b0", "vit_b_16"]
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+def _identifier(name: str) -> str:
+    if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
+        raise ValueError("letters, digits, '_' and '-' only || rename it")
+    return name
+
+
+Name = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_identifier)]
+
+
+class Study(Strict):
+    """What is asked: ``outcome`` says in words what a positive label means."""
+
+    name: Name
+    title: str
+    outcome: str
+    synthetic: bool = False
+
+
+class View(Strict):
+    """One kind of image of a patient, e.g. B-mode transverse; several images of one view are allowed."""
+
+    modality: Name = "bmode"
+
+
+class Images(Strict):
+    """How ultrasound images become tensors of ``size`` x ``size`` pixels."""
+
+    views: dict[Name, View] = Field(min_length=1)
+    size: int = Field(ge=16, le=1024)
+    per_patient: int = Field(default=2, ge=1, le=32)  # at most so many images of a patient enter the network
+    crop: Literal["whole", "lesion"] = "whole"
+    context: float = Field(default=0.25, ge=0.0, le=4.0)  # margin round a lesion crop, as a share of the lesion's box
+    lesion_mask: bool = False  # the lesion's outline as a second channel
+
+    @property
+    def channels(self) -> int:
+        """Grey level, and the lesion mask if asked for."""
+        return 2 if self.lesion_mask else 1
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the imaging modalities, in the order in which the views name them first."""
+        return tuple(dict.fromkeys(view.modality for view in self.views.values()))
+
+
+class Pretrained(Strict):
+    """Encoder weights from a file that each site holds; refused unless its SHA-256 matches."""
+
+    file: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Network(Strict):
+    """``multimodal`` after Shen et al. 2025; the others are the baselines that reviewers ask for."""
+
+    kind: Literal["multimodal", "image_only", "clinical_only", "logistic"] = "multimodal"
+    encoder: Encoder = "small"
+    pretrained: Pretrained | None = None
+    width: int = Field(default=64, ge=8, le=1024)
+    heads: int = Field(default=4, ge=1, le=32)
+    image_grid: int = Field(default=4, ge=1, le=14)  # an image becomes image_grid x image_grid tokens
+    bidirectional_blocks: int = Field(default=2, ge=0, le=12)
+    joint_blocks: int = Field(default=1, ge=0, le=24)
+    dropout: Fraction = 0.1
+    modality_dropout: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is a multiple of heads {self.heads} || change one of the two")
+        return self
+
+
+class Augmentation(Strict):
+    """Random changes of training images, drawn anew for each patient and epoch; 0 turns one off."""
+
+    flip: bool = False
+    rotate_degrees: float = Field(default=0.0, ge=0.0, le=90.0)
+    scale: float = Field(default=0.0, ge=0.0, le=0.5)
+    shift: float = Field(default=0.0, ge=0.0, le=0.5)
+    brightness: float = Field(default=0.0, ge=0.0, le=1.0)
+    contrast: float = Field(default=0.0, ge=0.0, le=1.0)
+    gamma: float = Field(default=0.0, ge=0.0, le=1.0)
+    noise: float = Field(default=0.0, ge=0.0, le=0.5)
+
+
+class Training(Strict):
+    """Local training in one round at one site: exactly one of ``epochs`` and ``steps``."""
+
+    epochs: int | None = Field(default=None, ge=1, le=1000)
+    steps: int | None = Field(default=None, ge=1, le=100_000)
+    batch_size: int = Field(default=32, ge=1, le=4096)
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    lr: Positive = 1e-3
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    schedule: Literal["constant", "cosine"] = "constant"  # over all rounds of the study
+    warmup_rounds: int = Field(default=0, ge=0)
+    class_weighting: Literal["none", "balanced"] = "none"
+    gradient_clip: Positive | None = None
+    compile: bool = False
+    augmentation: Augmentation = Augmentation()
+
+    @model_validator(mode="after")
+    def _epochs_or_steps(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("exactly one of epochs and steps || keep one of the two")
+        return self
+
+
+class ClientRule(Strict):
+    """How a site keeps its local training near the federation's model."""
+
+    kind: Literal["plain", "fedprox", "scaffold", "ditto"] = "plain"
+    strength: float = Field(default=0.01, ge=0.0)  # mu of FedProx, lambda of Ditto
+
+
+class AggregationRule(Strict):
+    """How updates become one pseudo-gradient; ``byzantine`` is the number of hostile sites to withstand."""
+
+    kind: Literal["weighted_mean", "median", "trimmed_mean", "krum"] = "weighted_mean"
+    byzantine: int = Field(default=1, ge=1, le=10)
+
+
+class ServerOptimizer(Strict):
+    """What the center does with the pseudo-gradient: ``sgd`` at lr 1 is FedAvg, with momentum FedAvgM."""
+
+    kind: Literal["sgd", "adam", "yogi", "adagrad"] = "sgd"
+    lr: Positive = 1.0
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+    tau: Positive = 1e-3  # degree of adaptivity, Reddi et al. 2021
+
+
+class Federation(Strict):
+    """Rounds, what counts as enough sites, and what a reply must look like to count."""
+
+    rounds: int = Field(ge=1, le=10_000)
+    client_rule: ClientRule = ClientRule()
+    aggregation: AggregationRule = AggregationRule()
+    server_optimizer: ServerOptimizer = ServerOptimizer()
+    personal: tuple[Literal["norm", "head"], ...] = ()  # parameters that stay at the site: FedBN, FedPer
+    normalization: Literal["federated", "site"] = "federated"
+    quorum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5  # share of the enrolled sites whose reply must count
+    deadline_s: Positive = 3600.0
+    attempts: int = Field(default=2, ge=1, le=10)  # how often a round without quorum is tried before the study stops
+    max_update_norm: Positive = 1e3
+
+
+class Evaluation(Strict):
+    """How the model is judged; ``selection`` picks the best round on tuning patients of all sites together."""
+
+    thresholds: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = (0.5,)
+    histogram_bins: int = Field(default=200, ge=10, le=2000)
+    selection: Literal["auc", "log_loss", "brier", "last"] = "auc"
+    patience: int | None = Field(default=None, ge=1)  # stop after so many rounds without a better one
+
+    @model_validator(mode="after")
+    def _something_to_wait_for(self) -> Self:
+        if self.patience is not None and self.selection == "last":
+            raise ValueError('no patience where selection = "last" || remove patience, or select by "auc"')
+        return self
+
+
+class StudyProtocol(Strict):
+    """All of a study. See README "Writing a study" for every key."""
+
+    study: Study
+    variables: dict[Name, Variable] = Field(default_factory=dict)
+    images: Images | None = None
+    network: Network = Network()
+    training: Training
+    federation: Federation
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        kind, rule, aggregation = self.network.kind, self.federation.client_rule, self.federation.aggregation
+        if kind in {"multimodal", "image_only"} and self.images is None:
+            raise ValueError(f'network "{kind}" needs [images] || add [images], or use "clinical_only" or "logistic"')
+        if kind in {"multimodal", "clinical_only", "logistic"} and not self.variables:
+            raise ValueError(f'network "{kind}" needs [variables] || add variables, or use "image_only"')
+        if IMAGE_GROUP in self.groups:
+            raise ValueError(f'"{IMAGE_GROUP}" is no name for a tabular group || rename the group')
+        if self.images and (shared := set(self.groups) & set(self.images.modalities)):
+            raise ValueError(f"modality names are distinct, but {sorted(shared)} are both tabular and imaging || rename one")
+        if rule.kind == "scaffold" and aggregation.kind != "weighted_mean":
+            raise ValueError(
+                "SCAFFOLD's control variates are averages || use aggregation weighted_mean, or another client_rule"
+            )
+        if rule.kind == "scaffold" and self.federation.personal:
+            raise ValueError("SCAFFOLD needs every parameter shared || remove personal, or use another client_rule")
+        if rule.kind == "scaffold" and self.training.optimizer != "sgd":
+            raise ValueError('SCAFFOLD corrects plain gradient steps || use optimizer = "sgd", or another client_rule')
+        if self.training.momentum and self.training.optimizer != "sgd":
+            raise ValueError('momentum belongs to "sgd" || remove momentum, or use optimizer = "sgd"')
+        if "norm" in self.federation.personal and kind == "logistic":
+            raise ValueError('the logistic model has no normalisation layers || remove "norm" from personal')
+        return self
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the tabular modalities (``clinical``, ``genomic`` ...), in order of first mention."""
+        return tuple(dict.fromkeys(variable.group for variable in self.variables.values()))
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Every modality of the study: imaging first, then tabular groups."""
+        return (*(self.images.modalities if self.images else ()), *self.groups)
+
+    @property
+    def canonical_json(self) -> str:
+        """One spelling of the protocol: defaults filled in, comments gone. The order of variables and views is kept, for
+        it is the order of the network's parameters."""
+        return self.model_dump_json()
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the protocol: SHA-256 of ``canonical_json``, 64 hexadecimal digits."""
+        return hashlib.sha256(self.canonical_json.encode()).hexdigest()
+
+
+def read_protocol(path: Path) -> StudyProtocol:
+    """Read ``study.toml``.
+
+    Raises:
+        ConfigurationError: with every fault of the file.
+    """
+    return config_file.load(path, StudyProtocol)
