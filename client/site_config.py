@@ -129,7 +129,7 @@ class Split(Strict):
     test: Fraction = 0.2
     seed: int = 0
     column: str | None = None
-    codes: dict[str, Part] = Field(default_factory=lambda: {"train": "train", "tune": "tune", "test": "test"})
+    codes: dict[str, Part] = {"train": "train", "tune": "tune", "test": "test"}
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:

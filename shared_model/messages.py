@@ -154,14 +154,14 @@ Reply = DescribeReply | TrainReply | EvaluateReply | Failure
 AnyRecord = Request | Reply
 
 
-R = TypeVar("R", bound=AnyRecord, covariant=True)
+R_co = TypeVar("R_co", bound=AnyRecord, covariant=True)
 
 
 @dataclass(frozen=True)
-class Message(Generic[R]):
+class Message(Generic[R_co]):
     """A record and its vectors, each float32 ``[D]``."""
 
-    record: R
+    record: R_co
     vectors: Mapping[str, Vector] = field(default_factory=dict)
 
 

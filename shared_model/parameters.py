@@ -79,9 +79,11 @@ class ParameterSpec:
         if vector.shape != (size,):
             raise ValueError(f"a vector of {vector.shape} where the network has {size} parameters")
         flat = torch.from_numpy(np.array(vector, dtype=np.float32))
+        offset = 0
         with torch.no_grad():
-            for (name, shape), part in zip(layout, flat.split([_numel(shape) for _, shape in layout]), strict=True):
-                network.get_parameter(name).copy_(part.reshape(shape))
+            for name, shape in layout:
+                network.get_parameter(name).copy_(flat.narrow(0, offset, _numel(shape)).reshape(shape))
+                offset += _numel(shape)
 
 
 def _numel(shape: tuple[int, ...]) -> int:
