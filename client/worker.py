@@ -85,9 +85,11 @@ class Worker:
         Raises:
                 CohortError, ConfigurationError: the site's files do not fit its configuration, or that the protocol.
         """
-        if protocol.sha256 not in self._cohorts:
-            self._cohorts = {protocol.sha256: self._load(protocol)}
-        return self._cohorts[protocol.sha256]
+        # Only these parts of a protocol decide what the tensors are; a protocol that trains otherwise needs no reading anew.
+        key = repr((protocol.variables, protocol.images))
+        if key not in self._cohorts:
+            self._cohorts = {key: self._load(protocol)}
+        return self._cohorts[key]
 
     def bench(self, protocol: StudyProtocol, *, seed: int) -> Workbench:
         """Cohort and network of ``protocol``, kept in memory after the first call."""
@@ -132,7 +134,7 @@ class Worker:
             raise RefusedError(FailureCode.PROTOCOL_MISMATCH, f"a request for site {task.site!r}")
         if kind not in self.policy.tasks:
             raise RefusedError(FailureCode.TASK_NOT_ALLOWED, f"this site's policy does not allow {kind!r}")
-        if not task.run.replace("-", "").isalnum():
+        if not task.run.replace("-", "").replace("_", "").isalnum():
             raise RefusedError(FailureCode.PROTOCOL_MISMATCH, "a run identifier that is no identifier")
         try:
             return config_file.validate_json(task.protocol_json, StudyProtocol, where="the center's protocol")

@@ -63,7 +63,8 @@ class _Stacked:
         """All updates, float32 ``[sites, D]``, in the order of the sites' names."""
         if len(self._updates) < minimum:
             raise StudyError(
-                f"{rule} against {self.byzantine} hostile site(s) needs {minimum} replies, this round has {len(self._updates)}: "
+                f"{rule} against {self.byzantine} hostile site(s) needs {minimum} replies, this round has "
+                f"{len(self._updates)}: "
                 "lower federation.aggregation.byzantine, or use weighted_mean"
             )
         return np.stack([self._updates[site] for site in sorted(self._updates)])

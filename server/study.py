@@ -375,7 +375,7 @@ class FederatedStudy:
         )
 
     def _any_normalization(self) -> Normalization | None:
-        """The run's normalisation; with ``normalization = "site"`` a neutral one, for the center's network only holds weights."""
+        """The run's normalisation, or a stand-in where each site has its own: the center's network only holds weights."""
         if self.normalization is not None or not self.protocol.variables:
             return self.normalization
         return pooled_normalization(self.descriptions.values(), self.protocol)
