@@ -75,7 +75,8 @@ class Median(_Stacked):
 
     def result(self) -> Vector:
         """The median, float32 ``[D]``."""
-        return np.median(self._stack(minimum=1, rule="median"), axis=0).astype(np.float32)
+        middle: Vector = np.median(self._stack(minimum=1, rule="median"), axis=0).astype(np.float32)
+        return middle
 
 
 class TrimmedMean(_Stacked):
@@ -86,7 +87,8 @@ class TrimmedMean(_Stacked):
         """The trimmed mean, float32 ``[D]``."""
         stack = np.sort(self._stack(minimum=2 * self.byzantine + 1, rule="trimmed_mean"), axis=0)
         kept = stack[self.byzantine : len(stack) - self.byzantine]
-        return kept.mean(axis=0, dtype=np.float64).astype(np.float32)
+        mean: Vector = kept.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return mean
 
 
 class Krum(_Stacked):
@@ -106,4 +108,6 @@ def aggregator(rule: AggregationRule, *, size: int) -> Aggregator:
     """A fresh aggregator for one round of updates of length ``size``."""
     if rule.kind == "weighted_mean":
         return WeightedMean(size)
-    return {"median": Median, "trimmed_mean": TrimmedMean, "krum": Krum}[rule.kind](rule.byzantine)
+    if rule.kind == "median":
+        return Median(rule.byzantine)
+    return TrimmedMean(rule.byzantine) if rule.kind == "trimmed_mean" else Krum(rule.byzantine)

@@ -17,7 +17,7 @@ from server.study import pooled_normalization
 from shared_model import messages
 from shared_model.errors import FailureCode, StudyError
 from shared_model.messages import DescribeReply, Envelope, EvaluateReply, EvaluateRequest, Message, Task, Vector
-from shared_model.network import build_network
+from shared_model.network import LogisticNetwork, build_network
 from shared_model.parameters import ParameterSpec
 from shared_model.protocol import AggregationRule, ClientRule, ServerOptimizer, StudyProtocol
 from shared_model.summaries import Normalization
@@ -68,6 +68,7 @@ def make_arm(
     conduct: Conduct,
 ) -> Arm:
     """Train one comparator, score it on every site's test patients, and keep the result. An interrupted one resumes."""
+    normalization: Normalization | None
     if kind == "logistic":
         protocol, weights, normalization = fit_logistic(record, pooled)
     else:
@@ -126,6 +127,7 @@ def fit_logistic(record: RunRecord, pooled: SiteWorker) -> tuple[StudyProtocol, 
     index = bench.parts["train"]
     normalization = pooled_normalization(record.descriptions.values(), protocol)
     network = build_network(protocol, normalization=normalization, seed=record.seed)
+    assert isinstance(network, LogisticNetwork)
     with torch.no_grad():
         features = network.features(bench.tensors.to(torch.device("cpu")).batch(index)).double().numpy()
     model = LogisticRegression(C=1.0, max_iter=1000).fit(features, bench.labels(index))

@@ -11,7 +11,7 @@ from client.tasks.describe import moments_and_counts
 from client.training.loop import resident
 from shared_model.errors import FailureCode, RefusedError
 from shared_model.messages import Part, Vector
-from shared_model.network import PatientNetwork, build_network, set_normalization
+from shared_model.network import PatientNetwork, build_network
 from shared_model.parameters import ParameterSpec
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import CohortFlow, Normalization
@@ -73,7 +73,7 @@ class Workbench:
         self.spec.load_personal(self.network, self.first_personal if personal is None else personal)
         if self.protocol.variables:
             own = normalization or own_normalization(self.tensors, self.parts, self.protocol)
-            set_normalization(self.network, own)
+            self.network.set_normalization(own)
 
     def scores(self, index: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Predicted probabilities float64 ``[n]`` of patients ``index`` by the network as it stands."""
@@ -82,7 +82,7 @@ class Workbench:
         with torch.inference_mode():
             chunks = [
                 torch.sigmoid(self.network(self.tensors.batch(members.to(self.tensors.label.device)).to(device)).double())
-                for members in index.split(SCORING_BATCH)
+                for members in torch.split(index, SCORING_BATCH)
             ]
         return torch.cat(chunks).cpu().numpy() if chunks else np.zeros(0)
 

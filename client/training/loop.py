@@ -128,7 +128,7 @@ def _batches(index: Tensor, size: int, *, steps: int, generator: torch.Generator
     """``steps`` batches of patients: each epoch a new order, cut into batches, the last one maybe smaller."""
     taken = 0
     while taken < steps:
-        for members in index[torch.randperm(len(index), generator=generator)].split(size):
+        for members in torch.split(index[torch.randperm(len(index), generator=generator)], size):
             yield members
             taken += 1
             if taken == steps:
