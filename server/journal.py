@@ -1,7 +1,7 @@
 """The center's durable record of a run: one SQLite file and one safetensors checkpoint a round.
 
-A round is committed in two steps, checkpoint first (written, fsynced, renamed), row second (one transaction, full sync).
-After a kill at any moment the journal holds exactly the rounds that were committed, and a checkpoint that does not match
+A round is committed in two steps, checkpoint first (written, fsynced, renamed), row second (one transaction, full sync,
+which also makes durable whatever was written before it). Progress, time and traffic alone do not wait for the disk. After a kill at any moment the journal holds exactly the rounds that were committed, and a checkpoint that does not match
 the SHA-256 of its row is not trusted: the run continues from the round before.
 """
 
@@ -53,7 +53,8 @@ class Journal:
         if not (directory / FILE).exists():
             raise StudyError(f"{directory} holds no run: there is no {FILE} in it")
         self._database = sqlite3.connect(directory / FILE, timeout=30.0, isolation_level=None)
-        self._database.execute("PRAGMA synchronous = FULL")
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.executescript(SCHEMA)
 
     @classmethod
@@ -77,7 +78,7 @@ class Journal:
         database.executescript(SCHEMA)
         facts = {"protocol": protocol.canonical_json, "run": run, "engine": engine, "seed": seed, "enrolled": enrolled}
         facts |= {"versions": dict(versions), "started": _now()}
-        with _transaction(database):
+        with _durable(database):
             database.executemany("INSERT INTO fact VALUES (?, ?)", [(key, json.dumps(value)) for key, value in facts.items()])
         database.close()
         partial.replace(directory / FILE)
@@ -123,7 +124,7 @@ class Journal:
 
     def finish(self, *, best_round: int, stopped: str) -> None:
         """Mark the run as finished."""
-        with _transaction(self._database):
+        with _durable(self._database):
             self._set("best_round", best_round)
             self._set("stopped", stopped)
             self._set("finished", _now())
@@ -132,7 +133,9 @@ class Journal:
 
     def add_description(self, reply: DescribeReply) -> None:
         """Keep what a site said of itself. A site describes itself once a run."""
-        self._database.execute("INSERT INTO description VALUES (?, ?)", (reply.site, _DESCRIPTION.dump_json(reply).decode()))
+        with _durable(self._database):
+            row = (reply.site, _DESCRIPTION.dump_json(reply).decode())
+            self._database.execute("INSERT INTO description VALUES (?, ?)", row)
 
     def descriptions(self) -> dict[str, DescribeReply]:
         """Descriptions by site, in order of name."""
@@ -141,7 +144,8 @@ class Journal:
 
     def set_normalization(self, normalization: Normalization | None) -> None:
         """Fix the normalisation of the whole run."""
-        self._set("normalization", json.loads(_NORMALIZATION.dump_json(normalization)))
+        with _durable(self._database):
+            self._set("normalization", json.loads(_NORMALIZATION.dump_json(normalization)))
 
     @property
     def normalization(self) -> tuple[bool, Normalization | None]:
@@ -168,7 +172,8 @@ class Journal:
         record = RoundRecord(record.round, record.sites, record.selection, record.wall_s, digest)
         parent = self._database.execute("SELECT sha256 FROM round WHERE round = ?", (record.round - 1,)).fetchone()
         row = (record.round, _ROUND.dump_json(record).decode(), digest, parent[0] if parent else "")
-        self._database.execute("INSERT INTO round VALUES (?, ?, ?, ?)", row)
+        with _durable(self._database):
+            self._database.execute("INSERT INTO round VALUES (?, ?, ?, ?)", row)
         return record
 
     def rounds(self) -> tuple[RoundRecord, ...]:
@@ -196,7 +201,7 @@ class Journal:
                 newest = record.round, tensors
                 break
         sound = newest[0] if newest else 0
-        with _transaction(self._database):
+        with _durable(self._database):
             self._database.execute("DELETE FROM round WHERE round > ?", (sound,))
             self._database.execute("DELETE FROM failure WHERE round > ?", (sound,))
         return newest
@@ -213,7 +218,8 @@ class Journal:
     def add_evaluation(self, model: int, reply: EvaluateReply) -> None:
         """Keep how the model after round ``model`` does at a site."""
         row = (model, reply.site, _EVALUATION.dump_json(reply).decode())
-        self._database.execute("INSERT OR REPLACE INTO evaluation VALUES (?, ?, ?)", row)
+        with _durable(self._database):
+            self._database.execute("INSERT OR REPLACE INTO evaluation VALUES (?, ?, ?)", row)
 
     def evaluations(self, model: int) -> dict[str, EvaluateReply]:
         """Evaluations of the model after round ``model``, by site in order of name."""
@@ -311,11 +317,15 @@ def _now() -> str:
 
 
 @contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+def _durable(database: sqlite3.Connection) -> Iterator[None]:
+    """One transaction that is on the disk when the block ends, or, if the block raises, never was."""
+    database.execute("PRAGMA synchronous = FULL")
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
+        database.execute("COMMIT")
     except BaseException:
         database.execute("ROLLBACK")
         raise
-    database.execute("COMMIT")
+    finally:
+        database.execute("PRAGMA synchronous = NORMAL")

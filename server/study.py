@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.torch import save
@@ -20,7 +21,6 @@ from server.aggregation import aggregator
 from server.journal import Journal, write_durably
 from server.optimizers import ServerOptimizer
 from server.records import Phase, RoundRecord, SiteFailure, SiteRound
-from server.sites import Roster
 from shared_model import messages
 from shared_model.errors import ConfigurationError, FailureCode, Fault, RefusedError, StudyError
 from shared_model.inputs import categorical_names, numeric_names
@@ -43,13 +43,16 @@ from shared_model.parameters import ParameterSpec
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import CategoryCounts, Moments, Normalization, Performance
 
+if TYPE_CHECKING:
+    from server.sites import Roster
+
 JUDGED: tuple[Part, ...] = ("tune", "test")
 CONTROL = "control"
 MODEL = "model"
 OPTIMIZER = "optimizer."
 
 
-def conduct(roster: Roster, run_directory: Path) -> None:
+def conduct(roster: "Roster", run_directory: Path) -> None:
     """Run, or resume, the study in ``run_directory`` on the sites of ``roster``.
 
     Raises:
@@ -96,7 +99,7 @@ class FederatedStudy:
     streaming aggregation; the best round by a pooled metric of tuning patients; early stopping.
     """
 
-    def __init__(self, roster: Roster, journal: Journal) -> None:
+    def __init__(self, roster: "Roster", journal: Journal) -> None:
         self.roster = roster
         self.journal = journal
         self.protocol = journal.protocol
