@@ -252,6 +252,25 @@ def test_the_value_of_a_missing_variable_has_no_influence(kind: str) -> None:
     assert not torch.equal(net(batch), net(replace(batch, numeric_present=torch.ones_like(present))))
 
 
+@pytest.mark.parametrize("kind", ["multimodal", "clinical_only"])
+def test_a_missing_number_is_not_the_mean_nor_another_variables_missing(kind: str) -> None:
+    net = network(kind=kind).eval()
+    batch = replace(patients(1), numeric=torch.tensor([[50.0, 12.0]]))
+    mean = net(batch)
+    no_age = net(replace(batch, numeric_present=torch.tensor([[False, True]])))
+    no_size = net(replace(batch, numeric_present=torch.tensor([[True, False]])))
+    assert min(abs(no_age - mean), abs(no_size - mean), abs(no_age - no_size)) > 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_of_nobody(kind: str) -> None:
+    net = network(kind=kind, modality_dropout=0.5)
+    logits = net(patients(0))
+    assert logits.shape == (0,)
+    logits.sum().backward()
+    assert not any(parameter.grad is not None and parameter.grad.any() for parameter in net.parameters())
+
+
 @pytest.mark.parametrize("modality", ["bmode", "doppler", "clinical", "genomic"])
 def test_leaving_a_modality_out_is_as_if_the_patient_had_none(modality: str) -> None:
     net, batch = network().eval(), patients(3)
