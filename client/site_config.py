@@ -71,10 +71,11 @@ class Label(Strict):
 
 class Mapping(Strict):
     """Where a protocol variable comes from: ``unit`` for numeric ones, ``codes`` (local code -> category) for categorical
-    ones. ``codes`` may be left out where the column holds the protocol's category names, or numbers, already; for a numeric
-    variable they replace single cells that are no number (``{"<0.01" = 0.005}``), in the column's unit.
+    ones. ``codes`` may be left out where the column holds the protocol's category names, or numbers, already; for a
+    numeric variable they replace single cells that are no number (``{"<0.01" = 0.005}``), in the column's unit.
 
-    ``missing`` lists values that mean missing in this column only (``[0, 999]``). ``combine`` says what to do where a patient has several rows that differ (``agree``: that is an error).
+    ``missing`` lists values that mean missing in this column only (``[0, 999]``). ``combine`` says what to do where a
+    patient has several rows that differ (``agree``: that is an error).
     """
 
     column: str
