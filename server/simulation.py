@@ -1,11 +1,13 @@
 """All sites in this process: a Grid without ports and processes, in front of the same ClientApp that hospitals run."""
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
+from importlib.resources import files
 from threading import Lock, Thread
+from typing import Literal
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.user_config import UserConfig
@@ -15,8 +17,18 @@ from flwr.supercore.task_identity import TaskIdentity
 from client import residents
 from client.app import app
 from client.residents import Resident
+from client.site_config import read_site
+from client.synthetic import HOSPITALS, synthesize
+from client.worker import Worker, open_site, pooled_worker
+from server import engines
 from server.sites import Roster
 from server.study import conduct
+from shared_model.errors import CohortError, ConfigurationError, Fault
+from shared_model.protocol import StudyProtocol
+
+Engine = Literal["in-process", "flower", "ray"]
+
+DEMO_STUDY = Path(str(files("site_configs"))) / "demo" / "study.toml"
 
 POLL_S = 0.05
 CLOSE_TIMEOUT_S = 10.0
@@ -87,6 +99,73 @@ def run_in_process(workers: Mapping[str, Resident], run_directory: Path) -> None
     """Run or resume the study in ``run_directory`` with ``workers``, by site, in this process."""
     with closing(InProcessGrid(workers)) as grid:
         conduct(Roster(grid, poll_s=POLL_S), run_directory)
+
+
+def run_engine(
+    engine: Engine, run_directory: Path, *, workers: Mapping[str, Worker], sites: Mapping[str, Path], threads: int
+) -> None:
+    """Run or resume the study in ``run_directory`` on the engine named, which all end with the same weights."""
+    if engine == "in-process":
+        run_in_process(workers, run_directory)
+    elif engine == "flower":
+        engines.run_flower(run_directory, sites, threads=threads)
+    else:
+        engines.run_ray(run_directory, sites, threads=threads)
+
+
+def read_sites(paths: Sequence[Path]) -> dict[str, Path]:
+    """Site files by the site's name.
+
+    Raises:
+        ConfigurationError: with the faults of all files together, two sites of one name among them.
+    """
+    sites: dict[str, Path] = {}
+    faults: list[Fault] = []
+    for file in paths:
+        try:
+            name = read_site(file).site.name
+        except ConfigurationError as error:
+            faults += error.faults
+            continue
+        if name in sites:
+            found = f'"{name}", as in {sites[name]}'
+            faults.append(Fault(str(file), "site.name", found, "a name that no other site has", "rename one of the two"))
+        sites[name] = file
+    if faults:
+        raise ConfigurationError(faults)
+    return sites
+
+
+def open_workers(sites: Mapping[str, Path], protocol: StudyProtocol, *, state: Path, threads: int) -> dict[str, Worker]:
+    """A worker for each site, with its cohort read.
+
+    Raises:
+        ConfigurationError: with the faults of all sites together.
+    """
+    workers: dict[str, Worker] = {}
+    faults: list[Fault] = []
+    for name, file in sites.items():
+        workers[name] = open_site(file, state=state, threads=threads)
+        try:
+            workers[name].cohort(protocol)
+        except (ConfigurationError, CohortError) as error:
+            faults += error.faults
+    if faults:
+        raise ConfigurationError(faults)
+    return workers
+
+
+def central_worker(workers: Mapping[str, Worker], *, state: Path) -> Worker:
+    """A worker with the patients of all ``workers``, for the comparator that no federation may have."""
+    return pooled_worker(list(workers.values()), name="central", state=state)
+
+
+def demo_hospitals(folder: Path, *, count: int, patients: int, seed: int) -> list[Path]:
+    """Write ``count`` synthetic hospitals under ``folder`` as real ones would export; returns their site files.
+
+    Hospitals of the same seed and size that are there already are left as they are.
+    """
+    return [synthesize(folder / name, hospital=name, patients=patients, seed=seed) for name in HOSPITALS[:count]]
 
 
 def _context(node: int, node_config: UserConfig) -> Context:
