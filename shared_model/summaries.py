@@ -14,6 +14,8 @@ from pydantic import ConfigDict
 
 from shared_model.errors import MessageError
 
+PROBABILITY_FLOOR = 1e-7  # probabilities are held this far from 0 and 1 before a logarithm is taken
+
 
 class Record:
     """Base of everything that crosses the network: decoded strictly, no unknown keys, every number finite."""
@@ -163,7 +165,7 @@ class ThresholdCounts(Record):
 class ScoreSums(Record):
     """Sums over patients from which Brier score, log loss and calibration-in-the-large (O/E) follow.
 
-    ``log_loss`` sums the negative log likelihood with probabilities held within [1e-7, 1 - 1e-7].
+    ``log_loss`` sums the negative log likelihood with probabilities held ``PROBABILITY_FLOOR`` away from 0 and 1.
     """
 
     count: int = 0
@@ -175,7 +177,7 @@ class ScoreSums(Record):
     @classmethod
     def of(cls, scores: NDArray[np.float64], labels: NDArray[np.float64]) -> Self:
         """Sums of ``scores`` float ``[n]`` in 0..1 with ``labels`` ``[n]`` 0 or 1."""
-        held = np.clip(scores, 1e-7, 1.0 - 1e-7)
+        held = np.clip(scores, PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
         loss = -np.where(labels == 1, np.log(held), np.log1p(-held))
         return cls(
             int(scores.size),
@@ -211,6 +213,7 @@ class Performance(Record):
 
     ``histogram``, ``sums`` and ``thresholds`` add up over sites. ``auc``, ``average_precision`` and the calibration
     estimates are the site's own exact numbers (they are not additive, and are ``None`` where not estimable).
+    ``calibration_intercept`` is calibration-in-the-large: the slope held at 1, not the intercept fitted beside the slope.
     """
 
     histogram: ScoreHistogram

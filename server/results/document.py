@@ -1,0 +1,208 @@
+"""The results document: everything that ``results.json`` says of a run, and all that the report is drawn from."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from server.records import Arm, RoundRecord, RunRecord
+from server.results import scored
+from shared_model import metrics
+from shared_model.messages import DescribeReply
+from shared_model.protocol import StudyProtocol
+from shared_model.summaries import CategoryCounts, Moments, Performance, ScoreHistogram, ScoreSums, ThresholdCounts
+
+Json = dict[str, Any]
+SCHEMA_VERSION = 1
+SEQUENTIAL_ENGINE = "in-process"  # its sites compute one after another
+BASELINES = "baselines"  # the phase of the comparators, which is no part of the federation's time
+
+
+def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
+    """The document of ``schema.json``; ``arms`` are the comparators of a simulation with baselines."""
+    tested = {name: reply.parts["test"] for name, reply in record.evaluations.items() if "test" in reply.parts}
+    pooled = scored.over_sites(list(tested.values()))
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "study": _study(record.protocol),
+        "run": _run(record),
+        "sites": {name: _site(name, record, arms) for name in record.enrolled},
+        "pooled": {**pooled, "roc": scored.roc_curve(metrics.pool(tested.values()))},
+    }
+    for kind in ("central", "logistic"):
+        for arm in arms:
+            if arm.kind == kind:
+                document[kind] = scored.over_sites(list(arm.test.values()))
+                document[f"federated_vs_{kind}"] = scored.difference(pooled, document[kind])
+    return {
+        **document,
+        "rounds": [_round(record_of_round) for record_of_round in record.rounds],
+        "timing": _timing(record),
+        "traffic": {"bytes_down": record.traffic.bytes_down, "bytes_up": record.traffic.bytes_up},
+    }
+
+
+def _study(protocol: StudyProtocol) -> Json:
+    federation, evaluation = protocol.federation, protocol.evaluation
+    return {
+        "name": protocol.study.name,
+        "title": protocol.study.title,
+        "outcome": protocol.study.outcome,
+        "synthetic": protocol.study.synthetic,
+        "protocol_sha256": protocol.sha256,
+        "network": protocol.network.kind,
+        "modalities": list(protocol.modalities),
+        "client_rule": federation.client_rule.kind,
+        "aggregation": federation.aggregation.kind,
+        "server_optimizer": federation.server_optimizer.kind,
+        "personal": list(federation.personal),
+        "normalization": federation.normalization,
+        "selection": evaluation.selection,
+        "histogram_bins": evaluation.histogram_bins,
+        "thresholds": list(evaluation.thresholds),
+    }
+
+
+def _run(record: RunRecord) -> Json:
+    return {
+        "id": record.run,
+        "engine": record.engine,
+        "rounds": len(record.rounds),
+        "rounds_planned": record.protocol.federation.rounds,
+        "best_round": record.best_round,
+        "stopped": record.stopped,
+        "seed": record.seed,
+        "started": record.started,
+        "finished": record.finished,
+        "versions": dict(record.versions),
+    }
+
+
+def _site(name: str, record: RunRecord, arms: Sequence[Arm]) -> Json:
+    description, reply = record.descriptions.get(name), record.evaluations.get(name)
+    test = reply.parts.get("test") if reply else None
+    absence = _absence(name, record)
+    result = scored.at_site(test or _nobody(record.protocol), absence=absence)
+    site = {
+        "n": _of_parts(description, "patients"),
+        "events": _of_parts(description, "positives"),
+        "cohort": _cohort(description, record.protocol) if description else None,
+        "participated": [row.round for row in record.rounds if name in row.sites],
+        "failures": [
+            {"phase": failure.phase, "round": failure.round, "code": failure.code.value, "reason": failure.reason}
+            for failure in record.failures
+            if failure.site == name
+        ],
+        "metrics": result["metrics"],
+        "not_estimable": result["not_estimable"],
+        "roc": scored.roc_curve(test) if test else None,
+    }
+    if reply and "test" in reply.personal:
+        site["personal"] = scored.at_site(reply.personal["test"])
+    for arm in arms:
+        if arm.kind == "local" and arm.site == name:
+            own = scored.at_site(arm.test.get(name, _nobody(record.protocol)), absence=absence)
+            site["local_only"] = {**own, "pooled": scored.over_sites(list(arm.test.values()))}
+        elif arm.kind != "local" and name in arm.test:
+            site[arm.kind] = scored.at_site(arm.test[name])
+    return site
+
+
+def _nobody(protocol: StudyProtocol) -> Performance:
+    thresholds = tuple(ThresholdCounts(threshold) for threshold in protocol.evaluation.thresholds)
+    return Performance(ScoreHistogram.zero(protocol.evaluation.histogram_bins), ScoreSums(), thresholds)
+
+
+def _absence(name: str, record: RunRecord) -> str:
+    """Why a site has no result, for its reader; asked only where it has none."""
+    failed = [failure for failure in record.failures if failure.site == name and failure.phase in {"describe", "evaluate"}]
+    if name in record.evaluations:
+        return "no test patients"
+    if failed:
+        return f"no answer that counts: {failed[-1].code.value.replace('_', ' ')}"
+    return "the model was not evaluated here"
+
+
+def _of_parts(description: DescribeReply | None, count: str) -> Json | None:
+    if description is None:
+        return None
+    parts = description.parts
+    return {part: getattr(parts[part], count) if part in parts else 0 for part in ("train", "tune", "test")}
+
+
+def _cohort(description: DescribeReply, protocol: StudyProtocol) -> Json:
+    patients = sum(part.patients for part in description.parts.values())
+    flow = description.flow
+    return {
+        "found": flow.found,
+        "excluded": dict(flow.excluded),
+        "images_found": flow.images_found,
+        "images_unusable": flow.images_unusable,
+        "modalities": {name: _share(description.modalities.get(name, 0), patients) for name in protocol.modalities},
+        "missing": {name: _share(description.missing.get(name, 0), patients) for name in protocol.variables},
+        "variables": {
+            name: _numeric(description.moments.get(name, Moments()), log=variable.log, unit=variable.unit)
+            if variable.kind == "numeric"
+            else _categorical(description.categories, name, variable.categories)
+            for name, variable in protocol.variables.items()
+        },
+    }
+
+
+def _share(count: int, patients: int) -> float | None:
+    return count / patients if patients else None
+
+
+def _numeric(moments: Moments, *, log: bool, unit: str | None) -> Json:
+    """Mean and standard deviation of training patients; of a variable taken as logarithm, the geometric ones."""
+    mean = moments.mean if moments.count else None
+    spread = moments.standard_deviation if moments.count > 1 else None
+    if log:
+        mean, spread = (None if x is None else math.exp(x) for x in (mean, spread))
+    return {"kind": "numeric", "unit": unit, "geometric": log, "patients": moments.count, "mean": mean, "spread": spread}
+
+
+def _categorical(counts: Mapping[str, CategoryCounts], name: str, categories: Sequence[str]) -> Json:
+    patients = counts[name].counts if name in counts else (0,) * len(categories)
+    shares = {category: _share(count, sum(patients)) for category, count in zip(categories, patients, strict=True)}
+    return {"kind": "categorical", "patients": sum(patients), "shares": shares}
+
+
+def _round(row: RoundRecord) -> Json:
+    """``selection`` judges the model that entered the round, ``loss`` is of training in it (weighted by patients)."""
+    patients = sum(site.patients for site in row.sites.values())
+    return {
+        "round": row.round,
+        "selection": row.selection,
+        "loss": sum(site.loss * site.patients for site in row.sites.values()) / patients if patients else None,
+        "wall_s": row.wall_s,
+        "sites": {
+            name: {
+                "patients": site.patients,
+                "steps": site.steps,
+                "loss": site.loss,
+                "seconds": site.seconds,
+                "update_norm": site.update_norm,
+                "tune_auc": site.tune.auc.value if site.tune and site.tune.auc else None,
+            }
+            for name, site in row.sites.items()
+        },
+    }
+
+
+def _timing(record: RunRecord) -> Json:
+    """``overhead_s`` is the federation's time in which no site computed: where sites compute side by side, all but the
+    slowest site of each step."""
+    steps = [
+        [reply.seconds for reply in record.descriptions.values()],
+        *([site.seconds for site in row.sites.values()] for row in record.rounds),
+        [reply.seconds for reply in record.evaluations.values()],
+    ]
+    computed = sum(map(sum, steps))
+    busy = computed if record.engine == SEQUENTIAL_ENGINE else sum(max(step, default=0.0) for step in steps)
+    federated = sum(seconds for phase, seconds in record.phases.items() if phase != BASELINES)
+    return {
+        "wall_s": sum(record.phases.values()),
+        "site_compute_s": computed,
+        "overhead_s": max(0.0, federated - busy),
+        "phases": dict(record.phases),
+    }

@@ -1,0 +1,113 @@
+"""What a run directory shows: each file is whole or absent, for it is written beside its place and renamed into it."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from server.records import Arm, RunRecord
+from server.results.document import assemble
+
+Json = dict[str, Any]
+
+_PLAIN = ("average_precision", "brier", "scaled_brier", "log_loss")
+_INTERVALS = ("auc", "oe_ratio", "calibration_intercept", "calibration_slope")
+_RATES = ("sensitivity", "specificity", "ppv", "npv", "accuracy")
+_ARMS = ("local_only", "central", "logistic")
+
+
+def write_results(run_directory: Path, record: RunRecord, arms: Sequence[Arm] = ()) -> Path:
+    """Write ``results.json``, ``per_site.csv``, ``figures/*.svg`` and ``report.html``; return the report's path."""
+    from server import report  # draws with matplotlib, which commands that only read need not load
+
+    document = assemble(record, arms)
+    figures = run_directory / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    write_atomically(run_directory / "results.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
+    write_atomically(run_directory / "per_site.csv", per_site_csv(document))
+    drawn = report.figures(document)
+    for name, svg in drawn.items():
+        write_atomically(figures / f"{name}.svg", svg)
+    for stale in figures.glob("*.svg"):
+        if stale.stem not in drawn:
+            stale.unlink()
+    write_atomically(run_directory / "report.html", report.render(document))
+    return run_directory / "report.html"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text``; a crash leaves the old file or the new one, never a part."""
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def per_site_csv(document: Json) -> str:
+    """One row a site and a pooled one; a cell is empty where there is no number, and ``not_estimable`` says why."""
+    rows = [_site_row(name, site) for name, site in document["sites"].items()]
+    rows.append(_pooled_row(document))
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({column: "" if value is None else value for column, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _site_row(name: str, site: Json) -> Json:
+    parts = ("train", "tune", "test")
+    return {
+        "row": "site",
+        "name": name,
+        **{f"patients_{part}": site["n"] and site["n"][part] for part in parts},
+        **{f"events_{part}": site["events"] and site["events"][part] for part in parts},
+        "rounds": len(site["participated"]),
+        "failures": len(site["failures"]),
+        **_metric_cells(site["metrics"]),
+        **{f"{arm}_auc": _value(site[arm]["metrics"]["auc"]) for arm in _ARMS if arm in site},
+        "not_estimable": "; ".join(f"{item['metric']}: {item['why']}" for item in site["not_estimable"]),
+    }
+
+
+def _pooled_row(document: Json) -> Json:
+    pooled = document["pooled"]
+    return {
+        "row": "pooled",
+        "name": "all sites",
+        "patients_test": pooled["patients"],
+        "events_test": pooled["events"],
+        "rounds": document["run"]["rounds"],
+        **_metric_cells(pooled["metrics"]),
+        "auc_error_bound": pooled["metrics"]["auc"] and pooled["metrics"]["auc"]["error_bound"],
+        **{f"{arm}_auc": _value(document[arm]["metrics"]["auc"]) for arm in ("central", "logistic") if arm in document},
+        "not_estimable": "; ".join(f"{item['metric']}: {item['why']}" for item in pooled["not_estimable"]),
+    }
+
+
+def _metric_cells(numbers: Json) -> Json:
+    cells: Json = {}
+    for name in _INTERVALS:
+        if name in numbers:
+            cells |= _with_interval(name, numbers[name])
+    cells |= {name: numbers[name] for name in _PLAIN if name in numbers}
+    for row in numbers["thresholds"]:
+        place = f"at_{row['threshold']:g}"
+        for name in _RATES:
+            cells |= _with_interval(f"{name}_{place}", row[name])
+        cells[f"net_benefit_{place}"] = row["net_benefit"]
+    return cells
+
+
+def _with_interval(name: str, number: Json | None) -> Json:
+    known = number or {"value": None, "low": None, "high": None}
+    return {name: known["value"], f"{name}_low": known["low"], f"{name}_high": known["high"]}
+
+
+def _value(number: Json | None) -> float | None:
+    return None if number is None else number["value"]
