@@ -93,8 +93,8 @@ def _draw_batch(patients: Patients, part: slice, view: View, scanner: Scanner, s
     echo = _neck(y, rng, len(v)) * (1.0 - inside_gland) + 0.62 * inside_gland
     echo = echo + 0.5 * np.exp(-(((gland - 1.0) / 0.03) ** 2)).astype(np.float32)  # the capsule
     echo = echo * (1.0 - inside_lesion) + _per(v["echogenicity"], _ECHO) * 0.62 * inside_lesion
-    coarse = _smooth_noise(rng, len(v), scanner, sigma_mm=0.8)
-    amplitude = 0.13 * np.exp(0.6 * texture)
+    coarse = _smooth_noise(rng, len(v), scanner, sigma_mm=0.6)
+    amplitude = np.minimum(0.18 * np.exp(0.7 * texture), 0.8)
     echo = echo * np.exp(amplitude * coarse * (0.6 * inside_gland + 0.4 * inside_lesion))
     echo = _calcify(echo, v["calcification"].to_numpy(), lesion, scanner, rng)
     grey = _to_grey(echo * _speckle(rng, len(v), scanner), y, scanner)
@@ -166,7 +166,7 @@ def _calcify(
 def _speckle(rng: np.random.Generator, count: int, scanner: Scanner) -> Pixels:
     """Fully developed speckle: Rayleigh amplitude of mean 1, compressed as a log display compresses it."""
     real, imaginary = (_smooth_noise(rng, count, scanner, sigma_mm=scanner.speckle_mm) for _ in range(2))
-    return np.asarray((np.hypot(real, imaginary) / np.sqrt(np.pi / 2.0)) ** 0.4, dtype=np.float32)
+    return np.asarray((np.hypot(real, imaginary) / np.sqrt(np.pi / 2.0)) ** 0.3, dtype=np.float32)
 
 
 def _to_grey(echo: Pixels, y: Pixels, scanner: Scanner) -> Pixels:
