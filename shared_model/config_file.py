@@ -105,11 +105,12 @@ class _Problem:
         return cls(key, detail["type"], detail["msg"], detail["input"], cause, alternative)
 
 
-def _key_in(document: object, loc: tuple[str | int, ...], *, missing: bool) -> tuple[tuple[str | int, ...], bool]:
+def _key_in(document: Any, loc: tuple[str | int, ...], *, missing: bool) -> tuple[tuple[str | int, ...], bool]:
     """The part of ``loc`` that is in ``document``: pydantic adds the names of the members of a union."""
     key: list[str | int] = []
     for place, part in enumerate(loc):
-        if (isinstance(document, Mapping) and part in document) or (isinstance(document, list) and isinstance(part, int)):
+        held = range(len(document)) if isinstance(document, list) else document
+        if isinstance(held, Mapping | range) and part in held:
             document = document[part]
         elif not (missing and place == len(loc) - 1):
             continue
