@@ -57,9 +57,18 @@ def validate(document: Mapping[str, Any], model: type[Model], *, where: str) -> 
     Raises:
         ConfigurationError: with one fault for each thing wrong with the document.
     """
+    # By way of JSON: strict about types, yet a list may fill a tuple and a string an enumeration.
+    return validate_json(json.dumps(document, default=str), model, where=where)
+
+
+def validate_json(text: str, model: type[Model], *, where: str) -> Model:
+    """Validate a JSON document as ``model``; ``where`` says in the faults where it came from.
+
+    Raises:
+        ConfigurationError: with one fault for each thing wrong with the document.
+    """
     try:
-        # By way of JSON: strict about types, yet a list may fill a tuple and a string an enumeration.
-        return model.model_validate_json(json.dumps(document, default=str))
+        return model.model_validate_json(text)
     except ValidationError as error:
         problems = [_Problem.of(dict(detail), document) for detail in error.errors()]
         raise ConfigurationError([_fault(group, model, where) for group in _by_key(problems)]) from None
