@@ -101,7 +101,8 @@ class Krum(_Stacked):
         distances = np.array([np.square(stack - update).sum(axis=1) for update in stack])  # [sites, sites]
         neighbours = len(stack) - self.byzantine - 2
         scores = np.sort(distances, axis=1)[:, 1 : neighbours + 1].sum(axis=1)
-        return stack[int(scores.argmin())].astype(np.float32)
+        chosen: Vector = stack[int(scores.argmin())].astype(np.float32)
+        return chosen
 
 
 def aggregator(rule: AggregationRule, *, size: int) -> Aggregator:

@@ -70,8 +70,18 @@ def validate_json(text: str, model: type[Model], *, where: str) -> Model:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
+        document = _parsed(text)
         problems = [_Problem.of(dict(detail), document) for detail in error.errors()]
         raise ConfigurationError([_fault(group, model, where) for group in _by_key(problems)]) from None
+
+
+def _parsed(text: str) -> Mapping[str, Any]:
+    """The document in ``text``, empty where it is no JSON object."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def expand(text: str) -> tuple[str, list[str]]:

@@ -212,7 +212,7 @@ def test_a_site_that_comes_late_joins(tmp_path: Path) -> None:
     conduct(late, start(tmp_path, protocol()))
     record = finished(tmp_path)
     assert ["west" in r.sites for r in record.rounds] == [False, False, True, True]
-    assert [(f.site, f.phase, f.code) for f in record.failures][0] == ("west", "describe", FailureCode.UNREACHABLE)
+    assert next((f.site, f.phase, f.code) for f in record.failures) == ("west", "describe", FailureCode.UNREACHABLE)
 
 
 def test_a_sites_own_policy_wins(tmp_path: Path) -> None:
