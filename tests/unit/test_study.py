@@ -195,7 +195,9 @@ def test_a_failed_site_is_asked_again_within_the_round(tmp_path: Path) -> None:
     conduct(roster(tmp_path, tamper=once), start(tmp_path, protocol()))
     record = finished(tmp_path)
     assert [tuple(r.sites) for r in record.rounds] == [SITES] * 4
-    assert {(f.site, f.round, f.code) for f in record.failures} == {(s, 1, FailureCode.DEADLINE) for s in ("east", "south", "west")}
+    assert {(f.site, f.round, f.code) for f in record.failures} == {
+        (s, 1, FailureCode.DEADLINE) for s in ("east", "south", "west")
+    }
 
 
 def test_a_site_that_comes_late_joins(tmp_path: Path) -> None:
@@ -263,9 +265,7 @@ def test_the_best_round_is_the_one_with_the_best_pooled_tuning_metric(tmp_path: 
 
 
 def test_patience_ends_a_study_that_does_not_get_better(tmp_path: Path) -> None:
-    settings = protocol(
-        training={"lr": 30.0}, federation={"rounds": 50}, evaluation={"selection": "log_loss", "patience": 2}
-    )
+    settings = protocol(training={"lr": 30.0}, federation={"rounds": 50}, evaluation={"selection": "log_loss", "patience": 2})
     conduct(roster(tmp_path), start(tmp_path, settings))
     record = finished(tmp_path)
     assert len(record.rounds) < 50

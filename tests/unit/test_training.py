@@ -48,7 +48,9 @@ def cohort(patients: int = 40) -> CohortTensors:
     )
 
 
-def run(settings: StudyProtocol, correction: Callable[..., None] | None = None, *, seed: int = 1) -> tuple[PatientNetwork, float]:
+def run(
+    settings: StudyProtocol, correction: Callable[..., None] | None = None, *, seed: int = 1
+) -> tuple[PatientNetwork, float]:
     network = build_network(settings, normalization=NORMALIZATION, seed=0)
     done = train_locally(
         network,
