@@ -11,8 +11,7 @@ from time import perf_counter
 
 import torch
 
-from client.cohort import Cohort, load_cohort
-from client.cohort.tensors import concatenate
+from client.cohort import StudyPatients, load_cohort, pool
 from client.site_config import Policy, TaskName, read_site
 from client.state import SiteState
 from client.tasks import describe
@@ -30,14 +29,12 @@ from shared_model.messages import (
     EvaluateRequest,
     Failure,
     Message,
-    Part,
     Request,
     Task,
     TrainReply,
     TrainRequest,
 )
 from shared_model.protocol import StudyProtocol
-from shared_model.summaries import CohortFlow
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +43,12 @@ class Worker:
     """Answers requests to one site. ``load`` gives its patients as a protocol sees them, ``state`` is the folder for what
     the site remembers of each run."""
 
-    def __init__(self, name: str, *, policy: Policy, load: Callable[[StudyProtocol], Cohort], state: Path) -> None:
+    def __init__(self, name: str, *, policy: Policy, load: Callable[[StudyProtocol], StudyPatients], state: Path) -> None:
         self.name = name
         self.policy = policy
         self._load = load
         self._state = state
-        self._cohorts: dict[str, Cohort] = {}
+        self._cohorts: dict[str, StudyPatients] = {}
         self._benches: dict[tuple[str, int], Workbench] = {}
 
     def handle(self, envelope: Envelope) -> Envelope:
@@ -79,7 +76,7 @@ class Worker:
         failure = Failure(site=self.name, attempt=attempt, code=code, seconds=perf_counter() - started)
         return messages.encode(Message(failure))
 
-    def cohort(self, protocol: StudyProtocol) -> Cohort:
+    def cohort(self, protocol: StudyProtocol) -> StudyPatients:
         """This site's patients as ``protocol`` sees them, kept in memory after the first call.
 
         Raises:
@@ -95,10 +92,7 @@ class Worker:
         """Cohort and network of ``protocol``, kept in memory after the first call."""
         key = (protocol.sha256, seed)
         if key not in self._benches:
-            cohort = self.cohort(protocol)
-            bench = Workbench.set_up(
-                self.name, protocol, tensors=cohort.tensors, parts=cohort.parts, flow=cohort.flow, seed=seed
-            )
+            bench = Workbench.set_up(self.name, protocol, self.cohort(protocol), seed=seed)
             self._benches = {key: bench}
         return self._benches[key]
 
@@ -165,10 +159,15 @@ def open_site(config_path: Path, *, state: Path, threads: int | None = None) -> 
     config = read_site(config_path)
     if threads is not None:
         torch.set_num_threads(threads)
+
+    def load(protocol: StudyProtocol) -> StudyPatients:
+        cohort = load_cohort(config, protocol, where=config_path)
+        return StudyPatients(cohort.tensors, cohort.parts, cohort.flow)
+
     return Worker(
         config.site.name,
         policy=config.policy,
-        load=lambda protocol: load_cohort(config, protocol, where=config_path),
+        load=load,
         state=state,
     )
 
@@ -178,23 +177,6 @@ def pooled_worker(workers: Sequence[Worker], *, name: str, state: Path) -> Worke
     return Worker(
         name,
         policy=Policy(),
-        load=lambda protocol: pool_cohorts([worker.cohort(protocol) for worker in workers], site=name),
+        load=lambda protocol: pool([worker.cohort(protocol) for worker in workers]),
         state=state,
     )
-
-
-def pool_cohorts(cohorts: Sequence[Cohort], *, site: str) -> Cohort:
-    """The patients of several cohorts as one, each in the part it had at its site."""
-    offsets = [sum(len(cohort.tensors) for cohort in cohorts[:position]) for position in range(len(cohorts))]
-    names: tuple[Part, ...] = ("train", "tune", "test")
-    parts = {
-        part: torch.cat([cohort.parts[part] + offset for cohort, offset in zip(cohorts, offsets, strict=True)])
-        for part in names
-    }
-    flow = CohortFlow(
-        found=sum(cohort.flow.found for cohort in cohorts),
-        excluded={},
-        images_found=sum(cohort.flow.images_found for cohort in cohorts),
-        images_unusable=sum(cohort.flow.images_unusable for cohort in cohorts),
-    )
-    return Cohort.of(site, concatenate([cohort.tensors for cohort in cohorts]), parts=parts, flow=flow)

@@ -74,11 +74,9 @@ def prepare(
 
 def simulate(simulation: Simulation, *, with_baselines: bool, console: Console) -> RunRecord:
     """Run or resume to the end, with comparators if asked for, and write the results. Returns the finished run."""
-    from server.simulation import open_workers, pooled_worker, run_engine, run_in_process
+    from server.simulation import central_worker, open_workers, run_engine, run_in_process
 
-    workers = open_workers(
-        simulation.sites, simulation.protocol, state=simulation.out / "sites", threads=simulation.threads, console=console
-    )
+    workers = open_workers(simulation.sites, simulation.protocol, state=simulation.out / "sites", threads=simulation.threads)
     if not (simulation.out / FILE).exists():
         _create(simulation)
     with Journal(simulation.out) as journal:
@@ -91,7 +89,7 @@ def simulate(simulation: Simulation, *, with_baselines: bool, console: Console) 
     with Journal(simulation.out) as journal:
         record = journal.record()
     if with_baselines:
-        pooled = pooled_worker(list(workers.values()), name="central", state=simulation.out / "sites")
+        pooled = central_worker(workers, state=simulation.out / "sites")
         for kind, site in baselines.missing_arms(record, simulation.out):
             label = "comparator: " + {"local": f"{site} alone", "central": "all patients in one place"}.get(
                 kind, "logistic regression"

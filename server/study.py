@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.torch import save
 
 from server import admission
-from server.aggregation import aggregator
+from server.aggregation import WeightedMean, aggregator
 from server.journal import Journal, write_durably
 from server.optimizers import ServerOptimizer
 from server.records import Phase, RoundRecord, SiteFailure, SiteRound
@@ -71,17 +71,17 @@ class _Round:
     size: int
     protocol: StudyProtocol
     counted: dict[str, SiteRound] = field(default_factory=dict)
-    controls: dict[str, Vector] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.updates = aggregator(self.protocol.federation.aggregation, size=self.size)
+        self.controls = WeightedMean(self.size)
 
     def count(self, site: str, message: Message[TrainReply]) -> None:
         """Add an admitted reply; its update is not kept where the aggregation rule can do without."""
         record = message.record
         self.updates.add(site, message.vectors["update"], weight=record.patients)
         if CONTROL in message.vectors:
-            self.controls[site] = message.vectors[CONTROL]
+            self.controls.add(site, message.vectors[CONTROL], weight=record.patients)
         self.counted[site] = SiteRound(
             patients=record.patients,
             loss=record.loss,
@@ -144,8 +144,8 @@ class FederatedStudy:
 
     def welcome(self) -> None:
         """Let sites that were away when the others described themselves join now."""
-        present = self.roster.refresh()
-        self._describe(site for site in sorted(self.absent) if site in present)
+        self.roster.refresh()
+        self._describe(site for site in sorted(self.absent) if site in self.roster.present)
 
     def _describe(self, sites: Iterable[str]) -> None:
         requests = {site: DescribeRequest(self._task(site, "describe", 0)) for site in sites}
@@ -202,7 +202,7 @@ class FederatedStudy:
 
     def _train_attempt(self, current: _Round, number: int, attempt: int, sites: list[str]) -> None:
         vectors = {"weights": self.model.weights}
-        if self.protocol.federation.client_rule.kind == "scaffold":
+        if self._scaffold:
             vectors[CONTROL] = self.control
         best = self._best_known()
         requests = {
@@ -223,16 +223,17 @@ class FederatedStudy:
 
     def _step(self, current: _Round) -> None:
         self.model.apply(current.updates.result())
-        if current.controls:
-            # SCAFFOLD: c moves by the mean change over all sites that train, those that did not answer counting as 0.
-            trainers = sum(1 for described in self.descriptions.values() if described.parts["train"].patients)
-            change = np.sum([current.controls[site].astype(np.float64) for site in sorted(current.controls)], axis=0) / trainers
-            self.control = (self.control + change).astype(np.float32)
+        if self._scaffold:
+            # The server's control variate stays the mean of the sites' own, with the weights of the model's mean: with other
+            # weights the corrections would not cancel, and training would drift. Sites that did not answer changed nothing.
+            counted = sum(site.patients for site in current.counted.values())
+            everybody = sum(described.parts["train"].patients for described in self.descriptions.values())
+            self.control = self.control + current.controls.result() * np.float32(counted / everybody)
 
     def _tensors(self) -> dict[str, Vector]:
         tensors = {MODEL: self.model.weights}
         tensors |= {f"{OPTIMIZER}{name}": vector for name, vector in self.model.state().items()}
-        if self.protocol.federation.client_rule.kind == "scaffold":
+        if self._scaffold:
             tensors[CONTROL] = self.control
         return tensors
 
@@ -362,6 +363,10 @@ class FederatedStudy:
         self.journal.event("failed", phase=phase, site=site, code=code.value, reason=reason)
 
     # What must hold before going on
+
+    @property
+    def _scaffold(self) -> bool:
+        return self.protocol.federation.client_rule.kind == "scaffold"
 
     @property
     def _quorum(self) -> int:

@@ -1,7 +1,9 @@
 """Image encoders: pixels to a feature map.
 
 Every encoder computes each image by itself (GroupNorm and LayerNorm, never BatchNorm) and changes no tensor in place, so
-that per-patient gradients can be taken. Parameters are named as torchvision names them, so that its weights load.
+that Opacus can take gradients image by image. (Opacus 1.6 is silently wrong for convolutions whose input is laid out as
+channels_last, as ConvNeXt's is: whoever uses it copies the input to the plain layout first, as test_encoders.py does.)
+Parameters are named as torchvision names them, so that its weights load.
 
 Notation: ``M`` images, ``C`` channels, ``S`` = ``Images.size`` pixels, ``D`` features, ``h`` x ``w`` the feature map.
 """
@@ -11,8 +13,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import convnext_tiny, efficientnet_b0, resnet18, resnet50
+from torchvision.models import EfficientNet, ResNet, convnext_tiny
 from torchvision.models.convnext import CNBlock
+from torchvision.models.efficientnet import MBConv, MBConvConfig
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from shared_model.errors import ConfigurationError, Fault
 from shared_model.fusion import NORM_EPSILON, JointBlock
@@ -104,9 +108,26 @@ def _small(channels: int, size: int) -> tuple[nn.Module, int]:
     return nn.Sequential(stem, _ResidualBlock(16, 32), _ResidualBlock(32, 64), _ResidualBlock(64, 128)), 128
 
 
-def _resnet(build: Callable[..., nn.Module], features: int) -> Callable[[int, int], tuple[nn.Module, int]]:
+class _BasicBlock(BasicBlock):  # type: ignore[misc]
+    """torchvision's block, which adds in place, without that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual: Tensor = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(residual + (x if self.downsample is None else self.downsample(x)))
+
+
+class _Bottleneck(Bottleneck):  # type: ignore[misc]
+    """torchvision's block, which adds in place, without that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        narrow: Tensor = self.relu(self.bn1(self.conv1(x)))
+        residual: Tensor = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(narrow)))))
+        return torch.relu(residual + (x if self.downsample is None else self.downsample(x)))
+
+
+def _resnet(block: type[nn.Module], depths: list[int], features: int) -> Callable[[int, int], tuple[nn.Module, int]]:
     def trunk(channels: int, size: int) -> tuple[nn.Module, int]:
-        layers = OrderedDict(build(norm_layer=group_norm).named_children())
+        layers = OrderedDict(ResNet(block, depths, norm_layer=group_norm).named_children())
         layers["conv1"] = _stem(layers["conv1"], channels)
         del layers["avgpool"], layers["fc"]
         return nn.Sequential(layers), features
@@ -114,8 +135,29 @@ def _resnet(build: Callable[..., nn.Module], features: int) -> Callable[[int, in
     return trunk
 
 
+class _MBConv(MBConv):  # type: ignore[misc]
+    """torchvision's block, which adds in place, without that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual: Tensor = self.block(x)
+        return self.stochastic_depth(residual) + x if self.use_res_connect else residual
+
+
+# EfficientNet-B0 (Tan and Le 2019): expansion, kernel, stride, channels in and out, layers.
+_EFFICIENTNET_B0 = (
+    (1, 3, 1, 32, 16, 1),
+    (6, 3, 2, 16, 24, 2),
+    (6, 5, 2, 24, 40, 2),
+    (6, 3, 2, 40, 80, 3),
+    (6, 5, 1, 80, 112, 3),
+    (6, 5, 2, 112, 192, 4),
+    (6, 3, 1, 192, 320, 1),
+)
+
+
 def _efficientnet_b0(channels: int, size: int) -> tuple[nn.Module, int]:
-    features = efficientnet_b0(norm_layer=group_norm).features
+    settings = [MBConvConfig(*row, block=_MBConv) for row in _EFFICIENTNET_B0]
+    features = EfficientNet(settings, dropout=0.0, norm_layer=group_norm).features
     features[0][0] = _stem(features[0][0], channels)
     return nn.Sequential(OrderedDict(features=features)), 1280
 
@@ -191,8 +233,8 @@ def _stem(conv: nn.Module, channels: int) -> nn.Conv2d:
 
 _TRUNKS: dict[Encoder, Callable[[int, int], tuple[nn.Module, int]]] = {
     "small": _small,
-    "resnet18": _resnet(resnet18, 512),
-    "resnet50": _resnet(resnet50, 2048),
+    "resnet18": _resnet(_BasicBlock, [2, 2, 2, 2], 512),
+    "resnet50": _resnet(_Bottleneck, [3, 4, 6, 3], 2048),
     "convnext_tiny": _convnext_tiny,
     "efficientnet_b0": _efficientnet_b0,
     "vit_b_16": _vit_b_16,

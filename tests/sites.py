@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from client.cohort import Cohort
-from client.cohort.tensors import CohortTensors
+from client.cohort import CohortTensors, StudyPatients
 from client.site_config import Policy
 from client.worker import Worker
 from server.sites import Answer
@@ -38,12 +37,12 @@ def tensors(*, patients: int, seed: int, shift: float = 0.0, positives: float | 
     )
 
 
-def cohort(site: str, data: CohortTensors, *, shares: tuple[float, float, float] = (0.6, 0.2, 0.2)) -> Cohort:
+def cut(data: CohortTensors, *, shares: tuple[float, float, float]) -> StudyPatients:
     """A cohort cut into parts in order of index."""
     cuts = [round(len(data) * share) for share in shares[:2]]
     pieces = torch.arange(len(data)).split([*cuts, len(data) - sum(cuts)])
     flow = CohortFlow(found=len(data), excluded={}, images_found=0, images_unusable=0)
-    return Cohort.of(site, data, parts=dict(zip(PARTS, pieces, strict=True)), flow=flow)
+    return StudyPatients(data, dict(zip(PARTS, pieces, strict=True)), flow)
 
 
 def worker(site: str, folder: Path, *, policy: Policy | None = None, **made: object) -> Worker:
@@ -51,8 +50,8 @@ def worker(site: str, folder: Path, *, policy: Policy | None = None, **made: obj
     shares = made.pop("shares", (0.6, 0.2, 0.2))
     data = tensors(**({"patients": 60, "seed": sum(site.encode())} | made))  # type: ignore[arg-type]
 
-    def load(protocol: StudyProtocol) -> Cohort:
-        return cohort(site, data, shares=shares)  # type: ignore[arg-type]
+    def load(protocol: StudyProtocol) -> StudyPatients:
+        return cut(data, shares=shares)  # type: ignore[arg-type]
 
     return Worker(site, policy=policy or Policy(), load=load, state=folder)
 
@@ -70,7 +69,11 @@ class Loopback:
     def connect(self, expected: Sequence[str], *, timeout_s: float) -> tuple[str, ...]:
         return tuple(site for site in expected if site in self.workers and site not in self.away)
 
-    def refresh(self) -> tuple[str, ...]:
+    def refresh(self) -> None:
+        pass
+
+    @property
+    def present(self) -> tuple[str, ...]:
         return tuple(site for site in self.workers if site not in self.away)
 
     def ask(self, requests: Mapping[str, Envelope], *, deadline_s: float) -> Iterator[Answer]:

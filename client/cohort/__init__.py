@@ -2,7 +2,7 @@
 
 from client.cohort.findings import Findings, ImageFindings, Notice, UnusableFile, VariableFinding
 from client.cohort.load import Cohort, load_cohort, survey
-from client.cohort.tensors import CohortTensors, concatenate
+from client.cohort.tensors import CohortTensors, StudyPatients, pool
 
 __all__ = [
     "Cohort",
@@ -10,9 +10,10 @@ __all__ = [
     "Findings",
     "ImageFindings",
     "Notice",
+    "StudyPatients",
     "UnusableFile",
     "VariableFinding",
-    "concatenate",
     "load_cohort",
+    "pool",
     "survey",
 ]

@@ -1,5 +1,7 @@
 """``describe``: counts and moments of the cohort, from which the center derives normalisation and who takes part."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,7 @@ def moments_and_counts(
     return moments, counts
 
 
-def part_counts(tensors: CohortTensors, parts: dict[Part, Tensor]) -> dict[Part, PartCounts]:
+def part_counts(tensors: CohortTensors, parts: Mapping[Part, Tensor]) -> dict[Part, PartCounts]:
     """Patients and positives of each part."""
     labels = tensors.label.cpu()
     return {part: PartCounts(len(index), int(labels[index].sum())) for part, index in parts.items()}

@@ -1,12 +1,14 @@
 """What stays in (GPU) memory between requests of one study at one site: cohort, network, parameter layout."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from client.cohort.tensors import CohortTensors
+from client.cohort.tensors import CohortTensors, StudyPatients
 from client.tasks.describe import moments_and_counts
 from client.training.loop import resident
 from shared_model.errors import FailureCode, RefusedError
@@ -29,32 +31,23 @@ class Workbench:
     site: str
     protocol: StudyProtocol
     tensors: CohortTensors
-    parts: dict[Part, Tensor]
+    parts: Mapping[Part, Tensor]
     flow: CohortFlow
     network: PatientNetwork
     spec: ParameterSpec
     first_personal: Vector
 
     @classmethod
-    def set_up(
-        cls,
-        site: str,
-        protocol: StudyProtocol,
-        *,
-        tensors: CohortTensors,
-        parts: dict[Part, Tensor],
-        flow: CohortFlow,
-        seed: int,
-    ) -> "Workbench":
-        """Build the network and move both to the GPU, if there is one."""
+    def set_up(cls, site: str, protocol: StudyProtocol, patients: StudyPatients, *, seed: int) -> Self:
+        """Build the network and move it and the patients to the GPU, if there is one."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        normalization = own_normalization(tensors, parts, protocol)
+        normalization = own_normalization(patients.tensors, patients.parts, protocol)
         network = build_network(protocol, normalization=normalization, seed=seed).to(device)
         if device.type == "cuda":
             network = network.to(memory_format=torch.channels_last)
         spec = ParameterSpec.of(network, personal=protocol.federation.personal)
-        first = spec.personal_vector(network)
-        return cls(site, protocol, resident(tensors, device), parts, flow, network, spec, first)
+        tensors = resident(patients.tensors, device)
+        return cls(site, protocol, tensors, patients.parts, patients.flow, network, spec, spec.personal_vector(network))
 
     def receive(self, weights: Vector | None, *, normalization: Normalization | None, personal: Vector | None) -> None:
         """Put the center's model into the network, and the site's own layers ``personal`` (None: before any training).
@@ -91,7 +84,7 @@ class Workbench:
         return self.tensors.label[index.to(self.tensors.label.device)].double().cpu().numpy()
 
 
-def own_normalization(tensors: CohortTensors, parts: dict[Part, Tensor], protocol: StudyProtocol) -> Normalization | None:
+def own_normalization(tensors: CohortTensors, parts: Mapping[Part, Tensor], protocol: StudyProtocol) -> Normalization | None:
     """Normalisation from this site's training patients alone, None for a study without variables."""
     if not protocol.variables:
         return None

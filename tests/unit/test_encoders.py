@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from opacus.grad_sample import GradSampleModule
+from opacus.grad_sample.conv import compute_conv_grad_sample
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models import convnext_tiny, resnet18
+from torchvision.models import ResNet, get_model, resnet18
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionTransformer
+from torchvision.ops import StochasticDepth
 
 from shared_model.encoders import VisionTransformer, build_encoder, group_norm
 from shared_model.errors import ConfigurationError
@@ -69,6 +72,44 @@ def test_a_size_that_does_not_suit_the_encoder_is_refused_by_name(name: str, siz
         build_encoder(images(size=size), network(encoder=name))
 
 
+def _sample_contiguous(
+    layer: nn.Conv2d, activations: list[torch.Tensor], backprops: torch.Tensor
+) -> dict[nn.Parameter, torch.Tensor]:
+    """Opacus unfolds by strides that only hold in the plain layout; a 1 x 1 map may call itself contiguous in another."""
+    plain = activations[0].clone(memory_format=torch.contiguous_format)
+    gradients: dict[nn.Parameter, torch.Tensor] = compute_conv_grad_sample(layer, [plain], backprops)
+    return gradients
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # of layers whose input needs no gradient
+@pytest.mark.parametrize("name", ["small", "resnet18", "efficientnet_b0", "convnext_tiny", "small vision transformer"])
+def test_opacus_gradients_of_each_image_match_autograd(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GradSampleModule.GRAD_SAMPLERS, nn.Conv2d, _sample_contiguous)
+    torch.manual_seed(0)
+    if name == "small vision transformer":
+        encoder: nn.Module = VisionTransformer(1, 32, width=16, heads=2, depth=2)
+    else:
+        encoder = build_encoder(images(), network(encoder=name))
+    for module in encoder.modules():
+        if isinstance(module, StochasticDepth):
+            module.p = 0.0
+        if isinstance(module, nn.Conv2d) and module.weight.shape[1:] == (1, 1, 1):
+            nn.init.ones_(module.weight)  # ConvNeXt's 1e-6 would hide what the blocks do
+    pixels = torch.rand(2, 1, 32, 32)
+    direction = torch.randn(encoder(pixels).shape)
+    expected = []
+    for image, weight in zip(pixels.split(1), direction.split(1), strict=True):
+        encoder.zero_grad()
+        (encoder(image) * weight).sum().backward()
+        expected.append([parameter.grad.clone() for parameter in encoder.parameters() if parameter.grad is not None])
+    encoder.zero_grad()
+    (GradSampleModule(encoder, loss_reduction="sum")(pixels) * direction).sum().backward()
+    for row, gradients in enumerate(expected):
+        for (parameter_name, parameter), gradient in zip(encoder.named_parameters(), gradients, strict=True):
+            difference = (parameter.grad_sample[row] - gradient).norm()
+            assert difference <= 1e-3 * gradient.norm() + 1e-4, parameter_name
+
+
 def pretrained(path: Path, tensors: dict[str, torch.Tensor]) -> Pretrained:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     return Pretrained(file=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
@@ -88,18 +129,25 @@ def test_resnet_weights_of_torchvision_load(tmp_path: Path) -> None:
     assert not trunk["conv1.weight"][:, 1:].any()
 
 
-def test_convnext_weights_of_torchvision_give_its_features(tmp_path: Path) -> None:
+def _stages(source: ResNet) -> nn.Sequential:
+    return nn.Sequential(*list(source.children())[:-2])  # without average pooling and classifier
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_b0", "convnext_tiny"])
+def test_encoders_compute_what_torchvisions_networks_do(name: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    source = convnext_tiny().eval()
-    for name, parameter in source.named_parameters():
-        if name.endswith("layer_scale"):
-            nn.init.uniform_(parameter)
-    weights = pretrained(tmp_path / "convnext.safetensors", source.state_dict())
-    encoder = build_encoder(images(), network(encoder="convnext_tiny", pretrained=weights)).eval()
+    norm = {} if name == "convnext_tiny" else {"norm_layer": group_norm}
+    source = get_model(name, **norm).eval()
+    for parameter_name, parameter in source.named_parameters():
+        if parameter_name.endswith("layer_scale"):
+            nn.init.uniform_(parameter)  # torchvision's 1e-6 would hide what the blocks do
+    weights = pretrained(tmp_path / "weights.safetensors", source.state_dict())
+    encoder = build_encoder(images(), network(encoder=name, pretrained=weights)).eval()
     grey = torch.rand(1, 1, 32, 32)
     with torch.no_grad():
-        expected = source.features(((grey - 0.25) / 0.2).expand(-1, 3, -1, -1))
-        assert torch.allclose(encoder(grey), expected, atol=1e-4)
+        features = _stages(source) if isinstance(source, ResNet) else source.features
+        expected = features(((grey - 0.25) / 0.2).expand(-1, 3, -1, -1))
+        assert torch.allclose(encoder(grey), expected, atol=1e-4, rtol=1e-3)
 
 
 def test_our_vision_transformer_computes_what_torchvisions_does(tmp_path: Path) -> None:
@@ -124,13 +172,8 @@ def test_a_position_table_of_another_size_is_interpolated(tmp_path: Path) -> Non
     with torch.no_grad():  # a ramp from left to right
         source.position.weight[1:] = torch.arange(4.0).repeat(4)[:, None].expand(-1, 8)
     stored = source.state_dict()
-    weights = pretrained(
-        tmp_path / "vit.safetensors",
-        {
-            ("encoder.pos_embedding" if k == "position.weight" else k): (v[None] if k == "position.weight" else v)
-            for k, v in stored.items()
-        },
-    )
+    stored["encoder.pos_embedding"] = stored.pop("position.weight")[None]
+    weights = pretrained(tmp_path / "vit.safetensors", stored)
     target = VisionTransformer(1, 128, width=8, heads=2, depth=1)
     load_pretrained(target, weights)
     assert torch.equal(target.position.weight[0], source.position.weight[0])
