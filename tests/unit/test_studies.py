@@ -9,8 +9,7 @@ import pytest
 
 from client.cohort import Cohort, load_cohort
 from client.site_config import SiteConfig, canonical_code, read_site
-from client.synthetic.export import synthesize
-from client.synthetic.hospitals import HOSPITALS
+from client.synthetic import HOSPITALS, synthesize
 from shared_model.protocol import StudyProtocol, read_protocol
 
 STUDIES = Path(__file__).parents[2] / "site_configs"

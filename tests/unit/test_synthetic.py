@@ -12,8 +12,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
 from client.site_config import read_site
-from client.synthetic.export import synthesize
-from client.synthetic.hospitals import HOSPITALS
+from client.synthetic import HOSPITALS, synthesize
 from client.synthetic.images import Pictures, Scanner, draw_pictures
 from client.synthetic.patients import CaseMix, Patients, draw_patients, with_prevalence
 from shared_model.errors import ConfigurationError
