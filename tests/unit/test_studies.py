@@ -10,6 +10,7 @@ import pytest
 from client.cohort import Cohort, load_cohort
 from client.site_config import SiteConfig, canonical_code, read_site
 from client.synthetic import HOSPITALS, synthesize
+from client.synthetic.hospitals import PROFILES
 from shared_model.protocol import StudyProtocol, read_protocol
 
 STUDIES = Path(__file__).parents[2] / "site_configs"
@@ -142,7 +143,7 @@ def test_demo_offers_doppler_at_two_of_its_hospitals() -> None:
     assert protocol.study.synthetic
     assert protocol.modalities == ("bmode", "doppler", "clinical", "serum", "genomic")
     with_doppler = {name for name, site in sites_of("demo").items() if "doppler" in site.images.view.codes.values()}  # type: ignore[union-attr]
-    assert with_doppler == {name for name, hospital in HOSPITALS.items() if "doppler" in hospital.views} == {"alder", "cedar"}
+    assert with_doppler == {name for name, hospital in PROFILES.items() if "doppler" in hospital.views} == {"alder", "cedar"}
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +177,7 @@ def test_demo_exports_come_back_as_the_truth(name: str, demo_cohorts: dict[str, 
         expected = true.map({category: code for code, category in enumerate(protocol.variables[key].categories)}).to_numpy()
         stored = tensors.categorical[:, column].numpy()
         assert ((stored == expected) | (stored == -1)).all(), key
-        absent = HOSPITALS[name].absent.get(key, 0.0) if key in mapped(name) else 1.0
+        absent = PROFILES[name].absent.get(key, 0.0) if key in mapped(name) else 1.0
         assert np.mean(stored == -1) == pytest.approx(absent, abs=0.2), key
 
 

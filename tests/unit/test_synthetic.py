@@ -205,6 +205,19 @@ def test_an_export_follows_from_the_seed(hospital: str, tmp_path: Path) -> None:
             pd.testing.assert_frame_equal(table, books[1][sheet])
 
 
+def test_a_whole_export_is_left_as_it_is_and_any_other_is_written_anew(tmp_path: Path) -> None:
+    def write(seed: int) -> int:
+        site_file = synthesize(tmp_path, hospital="hazel", patients=4, seed=seed)
+        return (site_file.parent / "patients.parquet").stat().st_mtime_ns
+
+    first = write(1)
+    assert write(1) == first
+    other = write(2)
+    assert other != first
+    (tmp_path / "hazel" / "site.toml").unlink()  # as if killed half-way
+    assert write(2) != other
+
+
 @pytest.mark.parametrize("hospital", HOSPITALS)
 def test_the_truth_lies_outside_the_hospital(hospital: str, tmp_path: Path) -> None:
     site_file = synthesize(tmp_path, hospital=hospital, patients=12, seed=1)
