@@ -165,7 +165,7 @@ def demo_hospitals(folder: Path, *, count: int, patients: int, seed: int) -> lis
 
     Hospitals of the same seed and size that are there already are left as they are.
     """
-    return [synthesize(folder / name, hospital=name, patients=patients, seed=seed) for name in HOSPITALS[:count]]
+    return [synthesize(folder, hospital=name, patients=patients, seed=seed) for name in HOSPITALS[:count]]
 
 
 def _context(node: int, node_config: UserConfig) -> Context:
