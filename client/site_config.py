@@ -3,6 +3,8 @@
 Paths are relative to the file itself and may hold ``${NAME}`` for an environment variable.
 """
 
+import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,6 +17,24 @@ from shared_model.protocol import Fraction
 
 Scalar = str | int | float | bool
 TaskName = Literal["describe", "train", "evaluate"]
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+
+
+def canonical_code(value: Scalar) -> str:
+    """One spelling for every way in which an export writes one code; codes are equal if this is.
+
+    Surrounding blanks do not count, numbers are compared as numbers and truth values in any case. All else is text.
+
+    >>> {canonical_code(value) for value in (1, 1.0, "1", " 1.0 ", "01", "1e0")}
+    {'1'}
+    >>> canonical_code("TRUE") == canonical_code(True), canonical_code("N1b") == canonical_code("n1b")
+    (True, False)
+    """
+    text = str(value).strip()
+    if _NUMBER.fullmatch(text):
+        return format((Decimal(text) + 0).normalize(), "f")
+    return text.lower() if text.lower() in {"true", "false"} else text
 
 
 class Site(Strict):
@@ -32,43 +52,49 @@ class Between(Strict):
 
 
 class Label(Strict):
-    """Which codes of ``column`` mean positive and negative. Rows with anything else are unlabelled: left out, counted."""
+    """Which codes of ``column`` mean positive and negative. Patients without a value, or with a code of ``ignore``, are
+    left out and counted; any other code is an error, lest a whole group of patients vanish unnoticed."""
 
     column: str
     positive: tuple[Scalar, ...] = Field(min_length=1)
     negative: tuple[Scalar, ...] = Field(min_length=1)
+    ignore: tuple[Scalar, ...] = ()
 
     @model_validator(mode="after")
     def _codes_are_distinct(self) -> Self:
-        if both := {str(code) for code in self.positive} & {str(code) for code in self.negative}:
-            raise ValueError(
-                f"codes are positive or negative, but {sorted(both)} are both || remove them from one of the lists"
-            )
+        lists = (self.positive, self.negative, self.ignore)
+        codes = [code for codes in lists for code in {canonical_code(code) for code in codes}]
+        if twice := sorted({code for code in codes if codes.count(code) > 1}):
+            raise ValueError(f"each code is in one list, but {twice} is in several || remove it from all but one of the lists")
         return self
 
 
 class Mapping(Strict):
     """Where a protocol variable comes from: ``unit`` for numeric ones, ``codes`` (local code -> category) for categorical
-    ones. ``codes`` may be left out where the column holds the protocol's category names, or numbers, already.
+    ones. ``codes`` may be left out where the column holds the protocol's category names, or numbers, already; for a
+    numeric variable they replace single cells that are no number (``{"<0.01" = 0.005}``), in the column's unit.
 
-    ``combine`` says what to do where a patient has several rows that differ (``agree``: that is an error).
+    ``missing`` lists values that mean missing in this column only (``[0, 999]``). ``combine`` says what to do where a
+    patient has several rows that differ (``agree``: that is an error).
     """
 
     column: str
     unit: str | None = None
     codes: dict[str, Scalar] | None = None
+    missing: tuple[Scalar, ...] = ()
     combine: Literal["agree", "first", "min", "max", "mean"] = "agree"
 
 
 class TableFormat(Strict):
-    """How to read a table. ``missing`` lists the spellings of a missing value besides the empty cell."""
+    """How to read a table. ``missing`` lists the spellings of a missing value besides the empty cell; ``separator`` is found
+    by itself among comma, semicolon and tab; ``columns`` names the columns of a file without a header row."""
 
-    missing: tuple[str, ...] = ()
+    missing: tuple[Scalar, ...] = ()
     separator: str | None = None
     decimal: Literal[".", ","] = "."
     encoding: str = "utf-8-sig"
     sheet: str | None = None
-    columns: tuple[str, ...] | None = None  # names, where the file has no header row
+    columns: tuple[str, ...] | None = None
 
 
 class Cohort(TableFormat):
@@ -102,7 +128,8 @@ class ViewColumn(Strict):
 
 class Images(TableFormat):
     """The table of images, one row each (it may be the cohort's own table). ``file`` is a column, or a pattern such as
-    ``"Images/{ID}.png"`` over columns, relative to ``folder`` (default: the table's own folder).
+    ``"Images/{ID}.png"`` over columns, relative to ``folder`` (default: the table's own folder). A pattern may take a part of
+    a cell as Python slices do: ``"Masks/mask_{ID[4:]}.png"``.
 
     ``roi`` names four columns with the lesion's box ``x0, y0, x1, y1`` in pixels of the stored image, and ``mask`` a
     column or pattern with a picture of the lesion's outline. ``max_unusable`` is the share of files that may be

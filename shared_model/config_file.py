@@ -1,12 +1,15 @@
 """Read a TOML file into a strict pydantic model and report every fault of it at once."""
 
+import difflib
 import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -54,11 +57,31 @@ def validate(document: Mapping[str, Any], model: type[Model], *, where: str) -> 
     Raises:
         ConfigurationError: with one fault for each thing wrong with the document.
     """
+    # By way of JSON: strict about types, yet a list may fill a tuple and a string an enumeration.
+    return validate_json(json.dumps(document, default=str), model, where=where)
+
+
+def validate_json(text: str, model: type[Model], *, where: str) -> Model:
+    """Validate a JSON document as ``model``; ``where`` says in the faults where it came from.
+
+    Raises:
+        ConfigurationError: with one fault for each thing wrong with the document.
+    """
     try:
-        # By way of JSON: strict about types, yet a list may fill a tuple and a string an enumeration.
-        return model.model_validate_json(json.dumps(document, default=str))
+        return model.model_validate_json(text)
     except ValidationError as error:
-        raise ConfigurationError([_fault(dict(detail), where) for detail in error.errors()]) from None
+        document = _parsed(text)
+        problems = [_Problem.of(dict(detail), document) for detail in error.errors()]
+        raise ConfigurationError([_fault(group, model, where) for group in _by_key(problems)]) from None
+
+
+def _parsed(text: str) -> Mapping[str, Any]:
+    """The document in ``text``, empty where it is no JSON object."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def expand(text: str) -> tuple[str, list[str]]:
@@ -67,24 +90,116 @@ def expand(text: str) -> tuple[str, list[str]]:
     return _VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), text), unset
 
 
-def _fault(detail: dict[str, Any], where: str) -> Fault:
-    key = ".".join(str(part) for part in detail["loc"])
-    context = detail.get("ctx", {})
-    kind = detail["type"]
-    found = _short(detail["input"])
-    if kind == "extra_forbidden":
-        return Fault(
-            where, key, f"unknown key (value {found})", "one of the keys the README lists", "check its spelling or remove it"
-        )
-    if kind == "missing":
-        return Fault(where, key, "nothing", "this key is required", f"add {key.split('.')[-1]} = ...")
-    if kind in {"value_error", "assertion_error"}:
-        message, _, remedy = str(context.get("error", detail["msg"])).partition(" || ")
+def did_you_mean(word: str, options: Iterable[str], *, otherwise: str = "check its spelling") -> str:
+    """The remedy for a misspelt ``word``: the nearest of ``options``, or ``otherwise`` if none is near.
+
+    >>> did_you_mean("colum", ["column", "unit"])
+    'did you mean "column"?'
+    """
+    spellings = {option.casefold(): option for option in options}
+    near = difflib.get_close_matches(word.casefold(), spellings, n=2, cutoff=0.6)
+    return f"did you mean {' or '.join(quoted(spellings[match]) for match in near)}?" if near else otherwise
+
+
+def quoted(text: str) -> str:
+    """``text`` in the double quotes that TOML wants."""
+    return f'"{text}"'
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """One error of pydantic's. ``alternative`` marks one of several errors of a value that fits no member of a union."""
+
+    key: tuple[str | int, ...]
+    kind: str
+    message: str
+    found: object
+    cause: str
+    alternative: bool
+
+    @classmethod
+    def of(cls, detail: dict[str, Any], document: object) -> "_Problem":
+        key, alternative = _key_in(document, detail["loc"], missing=detail["type"] == "missing")
+        cause = str(detail.get("ctx", {}).get("error", detail["msg"]))
+        return cls(key, detail["type"], detail["msg"], detail["input"], cause, alternative)
+
+
+def _key_in(document: Any, loc: tuple[str | int, ...], *, missing: bool) -> tuple[tuple[str | int, ...], bool]:
+    """The part of ``loc`` that is in ``document``: pydantic adds the names of the members of a union."""
+    key: list[str | int] = []
+    for place, part in enumerate(loc):
+        held = range(len(document)) if isinstance(document, list) else document
+        if isinstance(held, Mapping | range) and part in held:
+            document = document[part]
+        elif not (missing and place == len(loc) - 1):
+            continue
+        key.append(part)
+    return tuple(key), len(key) < len([part for part in loc if part != "[key]"])
+
+
+def _by_key(problems: list[_Problem]) -> Iterator[list[_Problem]]:
+    """Problems grouped by key. Of a union, only what was found deepest in the value explains it."""
+    groups: dict[tuple[str | int, ...], list[_Problem]] = {}
+    for problem in problems:
+        groups.setdefault(problem.key, []).append(problem)
+    for key, group in groups.items():
+        explained = any(other != key and other[: len(key)] == key and groups[other][0].alternative for other in groups)
+        if not (group[0].alternative and explained):
+            yield group
+
+
+def _fault(group: list[_Problem], model: type[BaseModel], where: str) -> Fault:
+    first = group[0]
+    key = ".".join(str(part) for part in first.key)
+    found = _short(first.found)
+    if first.kind == "extra_forbidden":
+        known = _keys_of(model, first.key[:-1])
+        remedy = did_you_mean(str(first.key[-1]), known, otherwise="remove it, or check its spelling")
+        return Fault(where, key, f"unknown key (value {found})", "one of the keys " + ", ".join(known), remedy)
+    if first.kind == "missing":
+        return Fault(where, key, "nothing", "this key is required", f"add {first.key[-1]} = ...")
+    if first.kind in {"value_error", "assertion_error"}:
+        message, _, remedy = first.cause.partition(" || ")
         return Fault(where, key, found, message, remedy or "change the value accordingly")
-    expected = detail["msg"].removeprefix("Input should be ")
-    return Fault(where, key, found, expected, "change the value accordingly")
+    expected = " or ".join(dict.fromkeys(problem.message.removeprefix("Input should be ") for problem in group))
+    options = re.findall(r"'([^']*)'", expected) if first.kind == "literal_error" else []
+    return Fault(where, key, found, expected, did_you_mean(str(first.found), options, otherwise="change the value accordingly"))
+
+
+def _keys_of(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
+    """The keys that the record at ``path`` of ``model`` may have."""
+    annotations: list[Any] = [model]
+    for part in path:
+        annotations = [inner for annotation in annotations for inner in _inside(annotation, part)]
+    records = [member for annotation in annotations for member in _members(annotation) if _is_record(member)]
+    return [name for record in records for name in record.model_fields]
+
+
+def _inside(annotation: Any, part: str | int) -> Iterator[Any]:
+    for member in _members(annotation):
+        if _is_record(member):
+            if part in member.model_fields:
+                yield member.model_fields[part].annotation
+        elif get_origin(member) is dict:
+            yield get_args(member)[1]
+        elif get_origin(member) is tuple:
+            yield get_args(member)[0]
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) in {Union, UnionType}:
+        for member in get_args(annotation):
+            yield from _members(member)
+    elif get_origin(annotation) is Annotated:
+        yield from _members(get_args(annotation)[0])
+    else:
+        yield annotation
+
+
+def _is_record(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -66,12 +66,14 @@ class TrainRequest(Record):
     """Score the model ``weights`` on tuning patients, then train it. ``control`` is SCAFFOLD's server control variate.
 
     ``basis`` is the last round in which this site's reply counted (0: none): its own state is the one after that round.
+    Of its earlier states only those after the rounds ``keep`` can be asked for again.
     """
 
     VECTORS: ClassVar[frozenset[str]] = frozenset({"weights", "control"})
     task: Task
     normalization: Normalization | None
     basis: Annotated[int, Field(ge=0)]
+    keep: tuple[Annotated[int, Field(ge=0)], ...] = ()
     kind: Literal["train"] = "train"
 
 

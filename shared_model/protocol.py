@@ -212,10 +212,14 @@ class StudyProtocol(Strict):
             raise ValueError(
                 "SCAFFOLD's control variates are averages || use aggregation weighted_mean, or another client_rule"
             )
+        if rule.kind == "ditto" and self.federation.personal:
+            raise ValueError("Ditto keeps a whole model at each site || remove personal, or use another client_rule")
         if rule.kind == "scaffold" and self.federation.personal:
             raise ValueError("SCAFFOLD needs every parameter shared || remove personal, or use another client_rule")
         if rule.kind == "scaffold" and self.training.optimizer != "sgd":
             raise ValueError('SCAFFOLD corrects plain gradient steps || use optimizer = "sgd", or another client_rule')
+        if rule.kind == "scaffold" and self.training.momentum:
+            raise ValueError("SCAFFOLD's control variates assume plain steps || remove momentum, or use another client_rule")
         if self.training.momentum and self.training.optimizer != "sgd":
             raise ValueError('momentum belongs to "sgd" || remove momentum, or use optimizer = "sgd"')
         if "norm" in self.federation.personal and kind == "logistic":

@@ -9,21 +9,30 @@ from pydantic import model_validator
 
 from shared_model.config_file import Strict
 
-# Units of one quantity, each with the factor to the quantity's first unit. Molar factors: calcitonin 3.417 pg per pmol
-# (paper.md, 1 pg/mL = 0.292 pmol/L), applied only between units of the same row.
+# Units of one quantity, each with the factor to the quantity's first unit.
 _QUANTITIES: tuple[dict[str, float], ...] = (
     {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "in": 25.4},
-    {"years": 1.0, "months": 1.0 / 12.0, "days": 1.0 / 365.25},
+    {"years": 1.0, "months": 1.0 / 12.0, "weeks": 7.0 / 365.25, "days": 1.0 / 365.25},
     {"kg": 1.0, "g": 0.001, "lb": 0.45359237},
-    {"pg/mL": 1.0, "ng/L": 1.0, "ng/mL": 1000.0, "ug/L": 1000.0, "ng/dL": 10.0},
+    {
+        **{"pg/mL": 1.0, "ng/L": 1.0, "ng/dL": 10.0, "ng/mL": 1e3, "ug/L": 1e3, "ug/dL": 1e4},
+        **{"ug/mL": 1e6, "mg/L": 1e6, "mg/dL": 1e7, "g/L": 1e9, "g/dL": 1e10},
+    },
+    {"pmol/L": 1.0, "nmol/L": 1e3, "umol/L": 1e6, "mmol/L": 1e9},
     {"mIU/L": 1.0, "uIU/mL": 1.0, "mIU/mL": 1000.0},
     {"IU/mL": 1.0, "kIU/L": 1.0, "IU/L": 0.001},
     {"fraction": 1.0, "%": 0.01},
     {"mL": 1.0, "cm3": 1.0, "mm3": 0.001, "L": 1000.0},
     {"mmHg": 1.0, "kPa": 7.500616827},
 )
-# Between mass and amount of substance a factor holds for one substance only.
-_MOLAR: dict[tuple[str, str, str], float] = {("calcitonin", "pmol/L", "pg/mL"): 1.0 / 0.292}
+# Between mass and amount of substance a factor holds for one substance only: pg/mL in one pmol/L, by protocol variable.
+# Calcitonin as Shen et al. 2025 state it (1 pg/mL = 0.292 pmol/L); the others are molar masses / 1000.
+_PG_PER_ML_OF_PMOL_PER_L: dict[str, float] = {
+    "calcitonin": 1.0 / 0.292,
+    "ft3": 0.65097,
+    "ft4": 0.77687,
+    "cholesterol": 0.38665,
+}
 
 
 class Variable(Strict):
@@ -72,20 +81,18 @@ def unit_factor(source: str, target: str, *, variable: str = "") -> float | None
     """
     if source == target:
         return 1.0
-    for quantity in _QUANTITIES:
-        if source in quantity and target in quantity:
-            return quantity[source] / quantity[target]
-    if (variable, source, target) in _MOLAR:
-        return _MOLAR[variable, source, target]
-    if (variable, target, source) in _MOLAR:
-        return 1.0 / _MOLAR[variable, target, source]
-    return None
+    factors = _factors(target, variable)
+    return factors[source] / factors[target] if source in factors else None
 
 
 def known_units(target: str, *, variable: str = "") -> tuple[str, ...]:
     """Every unit that ``unit_factor`` can turn into ``target``, ``target`` first."""
-    same = [unit for quantity in _QUANTITIES if target in quantity for unit in quantity if unit != target]
-    molar = [s for (v, s, t) in _MOLAR if v == variable and t == target] + [
-        t for (v, s, t) in _MOLAR if v == variable and s == target
-    ]
-    return (target, *same, *molar)
+    return (target, *(unit for unit in _factors(target, variable) if unit != target))
+
+
+def _factors(target: str, variable: str) -> dict[str, float]:
+    """Every unit of ``target``'s quantity with its factor to one common unit; empty if ``target`` is of no known quantity."""
+    mass, amount = (next(units for units in _QUANTITIES if unit in units) for unit in ("pg/mL", "pmol/L"))
+    if variable in _PG_PER_ML_OF_PMOL_PER_L and target in {**mass, **amount}:
+        return mass | {unit: factor * _PG_PER_ML_OF_PMOL_PER_L[variable] for unit, factor in amount.items()}
+    return next((units for units in _QUANTITIES if target in units), {})

@@ -1,1 +1,19 @@
-"""From a hospital's files to tensors."""
+"""From a hospital's files to tensors: ``load_cohort``."""
+
+from client.cohort.findings import Findings, ImageFindings, Notice, UnusableFile, VariableFinding
+from client.cohort.load import Cohort, load_cohort, survey
+from client.cohort.tensors import CohortTensors, StudyPatients, pool
+
+__all__ = [
+    "Cohort",
+    "CohortTensors",
+    "Findings",
+    "ImageFindings",
+    "Notice",
+    "StudyPatients",
+    "UnusableFile",
+    "VariableFinding",
+    "load_cohort",
+    "pool",
+    "survey",
+]

@@ -1,12 +1,16 @@
 """A cohort as tensors, and batches of it. Shapes as in ``shared_model.inputs``."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from shared_model.inputs import ABSENT, PatientBatch
+from shared_model.messages import Part
+from shared_model.summaries import CohortFlow
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,35 @@ class CohortTensors:
     def nbytes(self) -> int:
         """Memory of all tensors in bytes."""
         return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+
+@dataclass(frozen=True)
+class StudyPatients:
+    """A site's labelled patients as a study sees them: no identifiers, no findings.
+
+    ``parts`` maps each of the three parts to int64 indices ``[n]`` into ``tensors``; ``flow`` is what may leave the site.
+    """
+
+    tensors: CohortTensors
+    parts: Mapping[Part, Tensor]
+    flow: CohortFlow
+
+
+def pool(cohorts: Sequence[StudyPatients]) -> StudyPatients:
+    """The patients of several cohorts of one protocol as one, each in the part it had at its site."""
+    ends = list(accumulate(len(cohort.tensors) for cohort in cohorts))
+    offsets = [0, *ends[:-1]]
+    parts = {
+        part: torch.cat([cohort.parts[part] + offset for cohort, offset in zip(cohorts, offsets, strict=True)])
+        for part in cohorts[0].parts
+    }
+    flow = CohortFlow(
+        found=sum(cohort.flow.found for cohort in cohorts),
+        excluded={},
+        images_found=sum(cohort.flow.images_found for cohort in cohorts),
+        images_unusable=sum(cohort.flow.images_unusable for cohort in cohorts),
+    )
+    return StudyPatients(concatenate([cohort.tensors for cohort in cohorts]), parts, flow)
 
 
 def concatenate(cohorts: list[CohortTensors]) -> CohortTensors:

@@ -1,0 +1,1 @@
+"""What a hospital can be asked, one module each."""

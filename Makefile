@@ -1,0 +1,40 @@
+# make demo                          installs on first use, then trains four synthetic hospitals together
+# make test PYTHON=python3.12        another interpreter for the environment
+# NO_INSTALL=1 make test VENV=/path  an environment that already holds everything
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(if $(NO_INSTALL),,$(VENV)/.installed)
+
+.PHONY: demo test check bench faults attacks clean
+
+demo: $(INSTALLED)
+	$(BIN)/consilium-center demo --out runs/demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not benchmark"
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pytest -m benchmark -s
+
+faults: $(INSTALLED)
+	$(BIN)/python -m pytest -m faults
+
+attacks: $(INSTALLED)
+	$(BIN)/python -m pytest -m attacks
+
+$(VENV)/.installed: pyproject.toml .ci/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c .ci/constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,118 @@
+"""``consilium-site``: what a hospital does with Consilium. Heavy libraries are imported only by the command that needs them."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from client.cohort import Findings
+    from client.cohort.pictures import Progress
+    from client.site_config import SiteConfig
+    from shared_model.protocol import StudyProtocol
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
+
+
+@app.callback()
+def main() -> None:
+    """A hospital's side of a federated study: patients stay here."""
+
+
+@app.command()
+def check(
+    site: Annotated[Path, typer.Argument(metavar="SITE.toml", help="The hospital's configuration.")],
+    study: Annotated[Path | None, typer.Option(metavar="STUDY.toml", help="The study to check it against.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the report.")] = False,
+) -> None:
+    """Check the hospital's data: what would enter a study, what is left out and why.
+
+    Without --study only the configuration, its paths, columns and labels are checked. Nothing leaves this machine.
+    Exits with 0 if the site can take part, and with 2 if something must be mended first.
+
+    Example: consilium-site check msk.toml --study study.toml
+    """
+    with _told_plainly(as_json):
+        from client.cohort import load_cohort, survey
+
+        config, protocol = _read(site, study)
+        if protocol is None:
+            findings = survey(config, where=site)
+        else:
+            with _progress() as on_progress:
+                findings = load_cohort(config, protocol, where=site, on_progress=on_progress).findings
+        _print(findings, config, protocol, as_json=as_json)
+
+
+def _read(site: Path, study: Path | None) -> "tuple[SiteConfig, StudyProtocol | None]":
+    """Both files, or the faults of both."""
+    from client.site_config import read_site
+    from shared_model.errors import ConfigurationError, Fault
+    from shared_model.protocol import read_protocol
+
+    faults: list[Fault] = []
+    config = protocol = None
+    try:
+        config = read_site(site)
+    except ConfigurationError as error:
+        faults += error.faults
+    try:
+        protocol = read_protocol(study) if study else None
+    except ConfigurationError as error:
+        faults += error.faults
+    if faults or config is None:
+        raise ConfigurationError(faults)
+    return config, protocol
+
+
+def _print(findings: "Findings", config: "SiteConfig", protocol: "StudyProtocol | None", *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from client.cohort.report import print_report
+
+    if as_json:
+        typer.echo(json.dumps({"ok": True, "site": config.site.name, **asdict(findings)}, indent=2))
+    else:
+        print_report(Console(highlight=False), findings, protocol, site=config.site.name)
+
+
+@contextmanager
+def _told_plainly(as_json: bool) -> Iterator[None]:
+    """Errors raised on purpose become a message and an exit code: 2 for what the user can mend, 1 for the rest."""
+    from shared_model.errors import CohortError, ConfigurationError, ConsiliumError
+
+    try:
+        yield
+    except (ConfigurationError, CohortError) as error:
+        if as_json:
+            typer.echo(json.dumps({"ok": False, "problems": [asdict(fault) for fault in error.faults]}, indent=2))
+        else:
+            typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    except ConsiliumError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress]":
+    """A progress bar on standard error, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def on_progress(doing: str, done: int, total: int) -> None:
+            if doing not in tasks:
+                tasks[doing] = bars.add_task(doing)
+            bars.update(tasks[doing], completed=done, total=total)
+
+        yield on_progress

@@ -1,0 +1,156 @@
+"""Does ``site.toml`` fit the headers of the hospital's tables and the study's protocol? Decided before any row is read."""
+
+from collections.abc import Iterator
+
+from client.cohort.patterns import FilePattern
+from client.cohort.tables import ROW_NUMBER, Table, listed
+from client.site_config import Mapping, SiteConfig, canonical_code
+from shared_model.config_file import did_you_mean, quoted
+from shared_model.errors import Fault
+from shared_model.protocol import StudyProtocol
+from shared_model.variables import Variable, known_units, unit_factor
+
+
+def column_faults(config: SiteConfig, *, cohort: Table | None, images: Table | None, where: str) -> list[Fault]:
+    """Faults of columns that the configuration names and the tables (None: not readable) do not have, or have twice."""
+    faults: list[Fault] = []
+    if cohort is not None:
+        for key, column in _cohort_columns(config):
+            faults += _column_fault(cohort, key, column, where)
+    if config.images is None:
+        return faults
+    if config.images.patient_id == ROW_NUMBER and config.images.table != config.cohort.table:
+        expected, remedy = "a column, where images have a table of their own", "name the column that holds the patient"
+        faults.append(Fault(where, "images.patient_id", quoted(ROW_NUMBER), expected, remedy))
+    for key, text in _patterns(config):
+        try:
+            columns = FilePattern.parse(text).columns
+        except ValueError as error:
+            faults.append(Fault(where, key, quoted(text), str(error), "mend the pattern"))
+            continue
+        for column in columns if images is not None else ():
+            faults += _column_fault(images, key, column, where) if images is not None else []
+    if images is not None:
+        for key, column in _image_columns(config):
+            faults += _column_fault(images, key, column, where)
+    return faults
+
+
+def protocol_faults(config: SiteConfig, protocol: StudyProtocol, *, where: str) -> list[Fault]:
+    """Faults of variables, units, codes and views that the protocol does not know."""
+    faults: list[Fault] = []
+    for name, mapping in config.cohort.variables.items():
+        key = f"cohort.variables.{name}"
+        if (variable := protocol.variables.get(name)) is None:
+            expected = f"a variable of study {protocol.study.name!r}: {listed(protocol.variables)}"
+            remedy = did_you_mean(name, protocol.variables, otherwise="remove it, or ask the center to add it")
+            faults.append(Fault(where, key, "no such variable", expected, remedy))
+        elif variable.kind == "numeric":
+            faults += [*_unit_faults(name, variable, mapping, where), *_number_code_faults(key, mapping, where)]
+        else:
+            faults += _category_faults(key, variable, mapping, where)
+    for name in config.cohort.require:
+        if name not in config.cohort.variables:
+            remedy = did_you_mean(name, config.cohort.variables, otherwise="map it in cohort.variables, or remove it")
+            expected = f"a variable that is mapped: {listed(config.cohort.variables)}"
+            faults.append(Fault(where, "cohort.require", quoted(name), expected, remedy))
+    return faults + _view_faults(config, protocol, where)
+
+
+def _cohort_columns(config: SiteConfig) -> Iterator[tuple[str, str]]:
+    cohort = config.cohort
+    yield "cohort.patient_id", cohort.patient_id
+    yield "cohort.label.column", cohort.label.column
+    yield from ((f"cohort.where.{column}", column) for column in cohort.where)
+    yield from ((f"cohort.variables.{name}.column", mapping.column) for name, mapping in cohort.variables.items())
+    if config.split.column is not None:
+        yield "split.column", config.split.column
+
+
+def _image_columns(config: SiteConfig) -> Iterator[tuple[str, str]]:
+    if (images := config.images) is None:
+        return
+    yield "images.patient_id", images.patient_id
+    yield from ((f"images.where.{column}", column) for column in images.where)
+    yield from (("images.roi", column) for column in images.roi or ())
+    if images.view.column is not None:
+        yield "images.view.column", images.view.column
+
+
+def _patterns(config: SiteConfig) -> Iterator[tuple[str, str]]:
+    if config.images is not None:
+        yield "images.file", config.images.file
+        if config.images.mask is not None:
+            yield "images.mask", config.images.mask
+
+
+def _column_fault(table: Table, key: str, column: str, where: str) -> list[Fault]:
+    if column == ROW_NUMBER and key.endswith("patient_id"):
+        return []
+    if column in table.repeated:
+        found, remedy = f"{quoted(column)} is the name of several columns", "give each a name of its own in the table"
+        return [Fault(where, key, found, "a column that can be told from the others", remedy)]
+    if column in table.columns:
+        return []
+    expected = f"a column of {table.path.name}: {listed(table.columns)}"
+    return [Fault(where, key, f"no column {quoted(column)}", expected, did_you_mean(column, table.columns))]
+
+
+def _unit_faults(name: str, variable: Variable, mapping: Mapping, where: str) -> list[Fault]:
+    key = f"cohort.variables.{name}.unit"
+    if variable.unit is None:
+        if mapping.unit is None:
+            return []
+        return [Fault(where, key, quoted(mapping.unit), "no unit: the protocol gives none", "remove unit")]
+    units = known_units(variable.unit, variable=name)
+    expected = f"a unit that converts to {variable.unit}: {listed(units)}"
+    if mapping.unit is None:
+        return [Fault(where, key, "nothing", expected, "say in which unit the column is: unit = ...")]
+    if unit_factor(mapping.unit, variable.unit, variable=name) is None:
+        return [
+            Fault(where, key, quoted(mapping.unit), expected, did_you_mean(mapping.unit, units, otherwise="use one of these"))
+        ]
+    return []
+
+
+def _number_code_faults(key: str, mapping: Mapping, where: str) -> list[Fault]:
+    wrong = {code: value for code, value in (mapping.codes or {}).items() if isinstance(value, bool | str)}
+    return [
+        Fault(where, f"{key}.codes.{code}", repr(value), "a number: the variable is numeric", "give a number without quotes")
+        for code, value in wrong.items()
+    ]
+
+
+def _category_faults(key: str, variable: Variable, mapping: Mapping, where: str) -> list[Fault]:
+    faults = []
+    if mapping.unit is not None:
+        faults.append(Fault(where, f"{key}.unit", quoted(mapping.unit), "no unit: the variable is categorical", "remove unit"))
+    if mapping.combine == "mean":
+        remedy = 'use "first", "min" or "max" (by the order of the categories)'
+        faults.append(Fault(where, f"{key}.combine", '"mean"', "a rule for categories", remedy))
+    known = {canonical_code(category) for category in variable.categories}
+    for code, category in (mapping.codes or {}).items():
+        if canonical_code(category) not in known:
+            expected = f"a category of the protocol: {listed(variable.categories)}"
+            remedy = did_you_mean(str(category), variable.categories, otherwise="map the code to one of these")
+            faults.append(Fault(where, f"{key}.codes.{code}", quoted(str(category)), expected, remedy))
+    return faults
+
+
+def _view_faults(config: SiteConfig, protocol: StudyProtocol, where: str) -> list[Fault]:
+    if config.images is None or protocol.images is None:
+        return []
+    view, known = config.images.view, protocol.images.views
+    named = {"images.view.all": view.all} if view.all is not None else {}
+    named |= {f"images.view.codes.{code}": name for code, name in view.codes.items()}
+    return [
+        Fault(
+            where,
+            key,
+            quoted(name),
+            f"a view of study {protocol.study.name!r}: {listed(known)}",
+            did_you_mean(name, known, otherwise="use one of these, or remove the code to leave such images out"),
+        )
+        for key, name in named.items()
+        if name not in known
+    ]

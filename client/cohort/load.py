@@ -1,0 +1,247 @@
+"""``load_cohort``: a hospital's files, by way of its configuration, to the tensors of a study."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from client.cohort.findings import Findings, ImageFindings, UnusableFile, VariableFinding
+from client.cohort.fit import column_faults, protocol_faults
+from client.cohort.notices import with_notices
+from client.cohort.patients import Patients, select_patients
+from client.cohort.pictures import PictureRows, PictureTensors, Progress, list_pictures, no_pictures, read_pictures
+from client.cohort.split import PARTS
+from client.cohort.tables import Table, locate, read_table
+from client.cohort.tensors import CohortTensors
+from client.cohort.values import Source, Values, read_values, unmapped_values
+from client.site_config import SiteConfig, TableFormat
+from shared_model.errors import CohortError, ConfigurationError, Fault
+from shared_model.inputs import ABSENT, categorical_names, numeric_names
+from shared_model.messages import Part
+from shared_model.protocol import Images, StudyProtocol
+from shared_model.summaries import CohortFlow, PartCounts
+
+_LISTED_FILES = 20
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A site's labelled patients, ordered by identifier as text.
+
+    ``parts`` maps each of the three parts to int64 indices ``[n]`` into the patients. ``flow`` is what may leave the
+    site; ``findings`` and ``patients`` (the identifiers) stay.
+    """
+
+    site: str
+    tensors: CohortTensors
+    parts: Mapping[Part, Tensor]
+    flow: CohortFlow
+    findings: Findings
+    patients: tuple[str, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.patients)
+
+
+def load_cohort(
+    config: SiteConfig, protocol: StudyProtocol, *, where: Path, on_progress: Progress = lambda _doing, _done, _total: None
+) -> Cohort:
+    """Read the site's files as ``protocol`` wants them.
+
+    ``where`` is the path of ``site.toml``: paths in it are relative to its folder, and faults name it. ``on_progress``
+    is told what is being done and how far it is (images only; tables take no time).
+
+    Raises:
+        ConfigurationError: the configuration does not fit the protocol, or the columns of the tables.
+        CohortError: the files cannot be read, or their content does not fit the configuration.
+    """
+    cohort_table, image_table = _open_tables(config, protocol, where)
+    selected = select_patients(cohort_table, config, where=str(where))
+    patients, values = _read_variables(cohort_table, config, protocol, selected, where)
+    rows, pictures = _read_images(image_table, config, protocol, patients, where=where, on_progress=on_progress)
+    part_of = patients.parts(config.split)
+    found = _findings(patients, part_of, variables={name: value.finding for name, value in values.items()})
+    if rows is not None and protocol.images is not None:
+        found = replace(found, images=_image_findings(rows, pictures, protocol.images))
+    findings = with_notices(found, config, protocol)
+    places = {part: [place for place, patient in enumerate(patients.rows) if part_of[patient] == part] for part in PARTS}
+    flow = CohortFlow(
+        found=findings.found,
+        excluded=dict(findings.excluded),
+        images_found=findings.images.found if findings.images else 0,
+        images_unusable=len(pictures.unusable),
+    )
+    return Cohort(
+        site=config.site.name,
+        tensors=_tensors(patients, protocol, values, pictures),
+        parts={part: torch.tensor(own, dtype=torch.int64) for part, own in places.items()},
+        flow=flow,
+        findings=findings,
+        patients=tuple(patients.rows),
+    )
+
+
+def survey(config: SiteConfig, *, where: Path) -> Findings:
+    """What can be said without a study: tables, columns, filter, labels and parts.
+
+    Raises:
+        ConfigurationError, CohortError: as ``load_cohort``.
+    """
+    cohort_table, image_table = _open_tables(config, None, where)
+    patients = select_patients(cohort_table, config, where=str(where))
+    if image_table is not None and config.images is not None:
+        views = list(dict.fromkeys([*config.images.view.codes.values(), config.images.view.all or ""]))
+        named = list(patients.rows)
+        list_pictures(image_table, config.images, patients=named, everyone=patients.everyone, views=views, where=where)
+    return with_notices(_findings(patients, patients.parts(config.split), variables={}), config, None)
+
+
+def _open_tables(config: SiteConfig, protocol: StudyProtocol | None, where: Path) -> tuple[Table, Table | None]:
+    unreadable: list[Fault] = []
+    cohort = images = None
+    with _gathered(unreadable):
+        cohort = _open(config.cohort.table, config.cohort, "cohort.table", where)
+    if config.images is not None:
+        with _gathered(unreadable):
+            images = _open(config.images.table, config.images, "images.table", where)
+            if config.images.folder is not None:
+                locate(config.images.folder, base=where.parent, where=str(where), key="images.folder")
+    unfit = column_faults(config, cohort=cohort, images=images, where=str(where))
+    if protocol is not None:
+        unfit += protocol_faults(config, protocol, where=str(where))
+    if unfit or cohort is None:
+        faults = _distinct(unreadable + unfit)
+        raise ConfigurationError(faults) if unfit else CohortError(faults)
+    if unreadable:
+        raise CohortError(_distinct(unreadable))
+    return cohort, images
+
+
+@contextmanager
+def _gathered(faults: list[Fault]) -> Iterator[None]:
+    """Keep the faults of the block for later, so that all are told together."""
+    try:
+        yield
+    except (ConfigurationError, CohortError) as error:
+        faults.extend(error.faults)
+
+
+def _distinct(faults: list[Fault]) -> list[Fault]:
+    """One table may serve both cohort and images: its faults are told once."""
+    return list(dict.fromkeys(faults))
+
+
+def _open(text: str, layout: TableFormat, key: str, where: Path) -> Table:
+    return read_table(locate(text, base=where.parent, where=str(where), key=key), layout, where=str(where), key=key)
+
+
+def _read_variables(
+    table: Table, config: SiteConfig, protocol: StudyProtocol, patients: Patients, where: Path
+) -> tuple[Patients, dict[str, Values]]:
+    """Every variable of the protocol, for the patients that have the required ones."""
+
+    def read(name: str, among: Patients) -> Values:
+        mapping = config.cohort.variables.get(name)
+        if mapping is None:
+            return unmapped_values(len(among.rows))
+        source = Source(name, protocol.variables[name], mapping, table, config.cohort.decimal, str(where))
+        return read_values(source, list(among.rows.values()))
+
+    left_out: dict[str, str] = {}
+    for name in config.cohort.require:
+        gaps = np.isnan(read(name, patients).array)
+        for patient in (patient for patient, gap in zip(patients.rows, gaps, strict=True) if gap):
+            left_out.setdefault(patient, f"missing required variable: {name}")
+    included = patients.without(left_out)
+    if not included.rows:
+        found = "; ".join(f"{reason} ({count} patients)" for reason, count in Counter(left_out.values()).items())
+        remedy = "require fewer variables, or check their columns"
+        raise CohortError([Fault(str(where), "cohort.require", found, "patients with a value of each", remedy)])
+    values = {name: read(name, included) for name in protocol.variables}
+    if faults := [fault for value in values.values() for fault in value.faults]:
+        raise CohortError(faults)
+    return included, values
+
+
+def _read_images(
+    table: Table | None,
+    config: SiteConfig,
+    protocol: StudyProtocol,
+    patients: Patients,
+    *,
+    where: Path,
+    on_progress: Progress,
+) -> tuple[PictureRows | None, PictureTensors]:
+    if table is None or config.images is None or protocol.images is None:
+        return None, no_pictures(protocol.images, patients=len(patients.rows))
+    views = list(protocol.images.views)
+    named = list(patients.rows)
+    rows = list_pictures(table, config.images, patients=named, everyone=patients.everyone, views=views, where=where)
+    cache = f"{config.site.name}-{protocol.study.name}"
+    pictures = read_pictures(rows.pictures, protocol.images, patients=len(named), cache=cache, on_progress=on_progress)
+    if len(pictures.unusable) > config.images.max_unusable * pictures.read:
+        raise CohortError([_too_many_unusable(pictures, config.images.max_unusable, where)])
+    return rows, pictures
+
+
+def _too_many_unusable(pictures: PictureTensors, limit: float, where: Path) -> Fault:
+    files = [f"\n        {picture.file or '(none)'}: {reason}" for picture, reason in pictures.unusable]
+    rest = f"\n        and {len(files) - _LISTED_FILES} more" if len(files) > _LISTED_FILES else ""
+    found = f"{len(files)} of {pictures.read} images are unusable:{''.join(files[:_LISTED_FILES])}{rest}"
+    remedy = "export these files again, check images.file and images.folder, or raise images.max_unusable"
+    return Fault(str(where), "images.max_unusable", found, f"at most a share of {limit:g}", remedy)
+
+
+def _tensors(patients: Patients, protocol: StudyProtocol, values: dict[str, Values], pictures: PictureTensors) -> CohortTensors:
+    numeric, categorical = numeric_names(protocol), categorical_names(protocol)
+    count = len(patients.rows)
+    numbers = np.full((count, len(numeric)), np.nan)  # [P, N]
+    for column, name in enumerate(numeric):
+        array = values[name].array
+        numbers[:, column] = np.log(array) if protocol.variables[name].log else array
+    classes = np.full((count, len(categorical)), np.nan)  # [P, K]
+    for column, name in enumerate(categorical):
+        classes[:, column] = values[name].array
+    return CohortTensors(
+        images=pictures.images,
+        slots=pictures.slots,
+        views=pictures.views,
+        numeric=torch.from_numpy(np.nan_to_num(numbers).astype(np.float32)),
+        numeric_present=torch.from_numpy(~np.isnan(numbers)),
+        categorical=torch.from_numpy(np.nan_to_num(classes, nan=ABSENT).astype(np.int64)),
+        label=torch.tensor(list(patients.labels.values()), dtype=torch.float32),
+    )
+
+
+def _findings(patients: Patients, part_of: Mapping[str, Part], *, variables: Mapping[str, VariableFinding]) -> Findings:
+    outcomes = {part: [patients.labels[name] for name, own in part_of.items() if own == part] for part in PARTS}
+    return Findings(
+        found=len(patients.everyone),
+        included=len(patients.rows),
+        excluded=patients.excluded,
+        rows_without_id=patients.rows_without_id,
+        ignored_labels=patients.ignored_labels,
+        unlisted_parts=patients.unlisted_parts,
+        parts={part: PartCounts(len(labels), sum(labels)) for part, labels in outcomes.items()},
+        variables=variables,
+        images=None,
+    )
+
+
+def _image_findings(rows: PictureRows, pictures: PictureTensors, settings: Images) -> ImageFindings:
+    return ImageFindings(
+        found=len(rows.pictures),
+        used=pictures.used,
+        by_view={name: int((pictures.views == place).sum()) for place, name in enumerate(settings.views)},
+        beyond_limit=len(rows.pictures) - pictures.read,
+        unmapped_views=rows.unmapped_views,
+        of_nobody=rows.of_nobody,
+        unusable=tuple(UnusableFile(str(picture.file or ""), reason.value) for picture, reason in pictures.unusable),
+        patients_without=int((pictures.slots == ABSENT).all(dim=1).sum()),
+        cache=pictures.cache,
+    )

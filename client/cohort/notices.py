@@ -1,0 +1,92 @@
+"""What the owner of the data should know although nothing is broken, each with what to do."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from client.cohort.findings import Findings, ImageFindings, Notice, VariableFinding
+from client.site_config import SiteConfig
+from shared_model.protocol import StudyProtocol
+
+_MOSTLY_MISSING = 0.5
+
+
+def with_notices(findings: Findings, config: SiteConfig, protocol: StudyProtocol | None) -> Findings:
+    """``findings`` with everything in them that calls for attention said in words."""
+    noted = [*_of_patients(findings, config), *_of_parts(findings)]
+    for name, variable in findings.variables.items():
+        noted += _of_variable(name, variable)
+    if findings.images is not None:
+        noted += _of_images(findings.images, findings.included)
+    elif protocol is not None and (protocol.images is None) != (config.images is None):
+        noted.append(_images_on_one_side(protocol))
+    return replace(findings, notices=tuple(noted))
+
+
+def _of_patients(findings: Findings, config: SiteConfig) -> Iterator[Notice]:
+    if findings.rows_without_id:
+        yield Notice(f"{findings.rows_without_id} rows have no patient identifier and are left out", "fill them in, if wanted")
+    if findings.ignored_labels:
+        yield Notice(f"labels set aside by label.ignore: {_counts(findings.ignored_labels)}", "nothing, if this is meant")
+    if findings.unlisted_parts:
+        what = f"patients with these codes are in no part and are left out: {_counts(findings.unlisted_parts)}"
+        yield Notice(what, "map the codes in split.codes, if wanted")
+    if findings.included < config.policy.minimum_patients:
+        what = f"{findings.included} patients are fewer than policy.minimum_patients = {config.policy.minimum_patients}"
+        yield Notice(what, "the site will decline every request; lower the minimum if your institution agrees")
+
+
+def _of_parts(findings: Findings) -> Iterator[Notice]:
+    for part, counts in findings.parts.items():
+        if not counts.patients:
+            yield Notice(f"no patient in part {part!r}", "nothing, if this is meant; otherwise change [split]")
+        elif counts.positives in {0, counts.patients}:
+            outcome = "negative" if not counts.positives else "positive"
+            consequence = "the site cannot be judged" if part == "test" else "fewer conclusions from this part"
+            yield Notice(f"all {counts.patients} patients of part {part!r} are {outcome}", f"expect {consequence}")
+
+
+def _of_variable(name: str, variable: VariableFinding) -> Iterator[Notice]:
+    if variable.column is None:
+        yield Notice(f"{name}: not mapped, missing for every patient", f"map it in [cohort.variables.{name}] if you have it")
+        return
+    if variable.unmapped:
+        example = next(iter(variable.unmapped))
+        what = f"{name}: codes that are not mapped became missing: {_counts(variable.unmapped)}"
+        remedy = f'add them to codes, e.g. codes = {{ "{example}" = ... }}, or to missing = ["{example}"] if they mean missing'
+        yield Notice(what, remedy)
+    if variable.no_number:
+        example = next(iter(variable.no_number))
+        what = f"{name}: cells that are no number became missing: {_counts(variable.no_number)}"
+        remedy = f'add missing = ["{example}"] if it means missing, or codes = {{ "{example}" = <number> }}'
+        yield Notice(what, f"{remedy}; see also decimal")
+    if variable.out_of_range:
+        what = f"{name}: {variable.out_of_range} values outside the plausible range became missing"
+        yield Notice(what, "check these values, and the unit, in the source")
+    if variable.missing_share > _MOSTLY_MISSING:
+        what = f"{name}: missing for {variable.missing} of {variable.patients} patients"
+        yield Notice(what, "nothing, if the site did not measure it; otherwise check the column")
+
+
+def _of_images(images: ImageFindings, patients: int) -> Iterator[Notice]:
+    if images.unusable:
+        yield Notice(f"{len(images.unusable)} images are unusable and left out", "export the files listed again")
+    if images.unmapped_views:
+        what = f"images of views that are not mapped are left out: {_counts(images.unmapped_views)}"
+        yield Notice(what, "map them in images.view.codes, if the study has such a view")
+    if images.of_nobody:
+        what = f"{images.of_nobody} rows of the image table belong to no patient of the cohort table"
+        yield Notice(what, "nothing, if other patients are meant; otherwise compare the identifiers")
+    if images.patients_without:
+        yield Notice(f"{images.patients_without} of {patients} patients have no usable image", "nothing, if none was taken")
+    if images.cache.startswith("not kept"):
+        yield Notice(f"decoded images were {images.cache}", "set CONSILIUM_CACHE to a folder with space, for faster starts")
+
+
+def _images_on_one_side(protocol: StudyProtocol) -> Notice:
+    if protocol.images is None:
+        return Notice("the study uses no images; those of this site are left alone", "nothing")
+    return Notice("the study uses images; this site maps none", "add [images] if you have them")
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f'"{code}" ({count})' if code else f"empty ({count})" for code, count in counts.items())

@@ -1,0 +1,304 @@
+"""From rows of the image table to the image tensors of a cohort."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby, zip_longest
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import PIL
+import torch
+from torch import Tensor
+
+from client.cohort.cache import Slot
+from client.cohort.images import Box, Pixels, Reason, UnusableImageError, decode_grey, decode_mask, standardize
+from client.cohort.patterns import FilePattern
+from client.cohort.tables import Table, listed, locate, number, row_filter
+from client.site_config import Images, canonical_code
+from shared_model import protocol
+from shared_model.errors import CohortError, Fault
+from shared_model.inputs import ABSENT
+
+Progress = Callable[[str, int, int], None]  # what is being done, how many of how many are done
+
+_VERSION = 1  # of everything here and in images.py that decides about pixels; part of the cache's key
+_THREADS = min(16, 2 * (os.cpu_count() or 1))
+_MAX_BYTES = 2**28
+_REASONS = tuple(Reason)
+_UNREAD, _USED = -2, -1
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A row of the image table that belongs to an included patient. ``patient`` and ``view`` are indices."""
+
+    patient: int
+    view: int
+    file: Path | None
+    mask: Path | None
+    box: Box | None
+
+
+@dataclass(frozen=True)
+class PictureRows:
+    """What the image table says. ``pictures`` are in the order in which they would be taken, patient by patient."""
+
+    pictures: tuple[Picture, ...]
+    unmapped_views: dict[str, int]
+    of_nobody: int
+
+
+@dataclass(frozen=True)
+class PictureTensors:
+    """``images`` uint8 ``[M, C, H, W]``; ``slots``, ``views`` int64 ``[P, V]``; ``unusable`` pictures with reasons, in
+    the order of ``pictures``; how many ``read``, how many ``used``; and what became of the cache."""
+
+    images: Tensor
+    slots: Tensor
+    views: Tensor
+    unusable: tuple[tuple[Picture, Reason], ...]
+    read: int
+    used: int
+    cache: str
+
+
+def list_pictures(
+    table: Table,
+    config: Images,
+    *,
+    patients: Sequence[str],
+    everyone: frozenset[str],
+    views: Sequence[str],
+    where: Path,
+) -> PictureRows:
+    """Pictures of ``patients``; ``everyone`` also holds the patients whose pictures are left alone. ``views`` are the
+    protocol's.
+
+    Raises:
+        CohortError: no row passes the filter or belongs to anyone, or a lesion box holds what is no number.
+        ConfigurationError: an environment variable of ``folder`` is not set.
+    """
+    folder = table.path.parent
+    if config.folder is not None:
+        folder = locate(config.folder, base=where.parent, where=str(where), key="images.folder")
+    identifiers = table.column(config.patient_id)
+    rows = row_filter(table, config.where, config)
+    nobody = sum(identifiers[row] not in everyone for row in rows)
+    if nobody == len(rows):
+        raise CohortError([_no_common_patient([identifiers[row] for row in rows], everyone, table, where)])
+    index = {patient: place for place, patient in enumerate(patients)}
+    rows = [row for row in rows if identifiers[row] in index]
+    boxes = _boxes(table, config, rows, where=str(where))
+    file, mask = FilePattern.parse(config.file), FilePattern.parse(config.mask) if config.mask else None
+    pictures: list[list[Picture]] = [[] for _ in patients]
+    unmapped = Counter[str]()
+    for row, box in zip(rows, boxes, strict=True):
+        view = _view(table, config, row)
+        if view is None:
+            unmapped[table.column(config.view.column or "")[row]] += 1
+            continue
+        cells = {column: table.columns[column][row] for column in (*file.columns, *(mask.columns if mask else ()))}
+        place = index[identifiers[row]]
+        pictures[place].append(
+            Picture(place, views.index(view), _path(file, cells, folder), _path(mask, cells, folder) if mask else None, box)
+        )
+    return PictureRows(tuple(p for own in pictures for p in _in_turn(own)), dict(unmapped), nobody)
+
+
+def read_pictures(
+    pictures: Sequence[Picture], settings: protocol.Images, *, patients: int, cache: str, on_progress: Progress
+) -> PictureTensors:
+    """Decode as many of each patient's ``pictures`` as the protocol wants, or take them from the cache named ``cache``.
+
+    An unusable picture gives its place to the patient's next one.
+    """
+    slot = Slot(cache, _key(pictures, settings, patients, on_progress))
+    stored, state = slot.read()
+    if stored is None:
+        stored = _decoded(pictures, settings, patients, on_progress)
+        if failure := slot.write(stored):
+            state = failure
+    status = stored["status"].tolist()
+    return PictureTensors(
+        images=stored["images"],
+        slots=stored["slots"],
+        views=stored["views"],
+        unusable=tuple((picture, _REASONS[code]) for picture, code in zip(pictures, status, strict=True) if code >= 0),
+        read=sum(code != _UNREAD for code in status),
+        used=sum(code == _USED for code in status),
+        cache=state,
+    )
+
+
+def no_pictures(settings: protocol.Images | None, *, patients: int) -> PictureTensors:
+    """The tensors of a site, or a study, without images."""
+    shape = (0, settings.channels, settings.size, settings.size) if settings else (0, 1, 1, 1)
+    empty = torch.full((patients, settings.per_patient if settings else 0), ABSENT)
+    return PictureTensors(torch.zeros(shape, dtype=torch.uint8), empty, empty.clone(), (), 0, 0, "not needed")
+
+
+def _view(table: Table, config: Images, row: int) -> str | None:
+    if config.view.column is None:
+        return config.view.all
+    code = canonical_code(table.column(config.view.column)[row])
+    return next((view for known, view in config.view.codes.items() if canonical_code(known) == code), None)
+
+
+def _path(pattern: FilePattern, cells: dict[str, str], folder: Path) -> Path | None:
+    text = pattern.expand(cells)
+    return folder / text.replace("\\", "/") if text else None
+
+
+def _boxes(table: Table, config: Images, rows: list[int], *, where: str) -> list[Box | None]:
+    """The lesion box of each row; a row with an empty corner has none."""
+    if config.roi is None:
+        return [None] * len(rows)
+    boxes: list[Box | None] = []
+    wrong: list[str] = []
+    for row in rows:
+        corners = [table.column(name)[row] for name in config.roi]
+        numbers = [number(corner, decimal=config.decimal) for corner in corners if corner]
+        wrong += [corner for corner, value in zip(filter(None, corners), numbers, strict=True) if value is None]
+        found = [value for value in numbers if value is not None]
+        boxes.append((found[0], found[1], found[2], found[3]) if len(found) == 4 else None)
+    if wrong:
+        found_text = f"{len(wrong)} cells of {listed(config.roi)} are no numbers: {listed(dict.fromkeys(wrong), limit=5)}"
+        remedy = "mend the columns named in images.roi; leave cells empty where a picture has no box"
+        raise CohortError([Fault(where, "images.roi", found_text, "pixels of the stored picture, x0 y0 x1 y1", remedy)])
+    return boxes
+
+
+def _no_common_patient(identifiers: list[str], everyone: frozenset[str], table: Table, where: Path) -> Fault:
+    if not identifiers:
+        remedy = "use values that the columns hold"
+        return Fault(str(where), "images.where", "no row of the image table passes the filter", "at least one", remedy)
+    found = f"{table.path.name} has patients such as {listed(identifiers, limit=3)}"
+    expected = f"patients of the cohort table, such as {listed(sorted(everyone), limit=3)}"
+    return Fault(str(where), "images.patient_id", found, expected, "name the column that holds the same identifiers")
+
+
+def _in_turn(pictures: list[Picture]) -> Iterator[Picture]:
+    """One picture of each view, then the second of each, and so on."""
+    ordered = sorted(pictures, key=lambda picture: picture.view)
+    by_view = [list(group) for _, group in groupby(ordered, key=lambda picture: picture.view)]
+    for turn in zip_longest(*by_view):
+        yield from (picture for picture in turn if picture is not None)
+
+
+def _key(pictures: Sequence[Picture], settings: protocol.Images, patients: int, on_progress: Progress) -> str:
+    """Identity of everything that the stored tensors depend on, by content."""
+    needs_mask = _needs_mask(settings)
+
+    def identity(picture: Picture) -> object:
+        mask = _content_hash(picture.mask) if needs_mask else ""
+        return picture.patient, picture.view, _content_hash(picture.file), mask, picture.box
+
+    identities = _in_threads(identity, pictures, "checking images", on_progress)
+    everything = [_VERSION, PIL.__version__, settings.model_dump(mode="json"), patients, identities]
+    return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
+
+
+def _content_hash(path: Path | None) -> str:
+    try:
+        return hashlib.sha256(_bytes(path)).hexdigest()
+    except UnusableImageError as error:
+        return error.reason.name
+
+
+def _decoded(pictures: Sequence[Picture], settings: protocol.Images, patients: int, on_progress: Progress) -> dict[str, Tensor]:
+    status = np.full(len(pictures), _UNREAD, dtype=np.int64)
+    pixels: dict[int, Pixels] = {}
+    waiting: list[list[int]] = [[] for _ in range(patients)]
+    for place, picture in enumerate(pictures):
+        waiting[picture.patient].append(place)
+    taken: list[list[int]] = [[] for _ in range(patients)]
+
+    def read(place: int) -> Pixels | Reason:
+        try:
+            return _read(pictures[place], settings)
+        except UnusableImageError as error:
+            return error.reason
+
+    while wanted := _wanted(waiting, taken, settings.per_patient):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
+            results = _in_threads(read, wanted, "reading images", on_progress)
+        for place, result in zip(wanted, results, strict=True):
+            if isinstance(result, Reason):
+                status[place] = _REASONS.index(result)
+            else:
+                pixels[place], status[place] = result, _USED
+                taken[pictures[place].patient].append(place)
+
+    slots = np.full((patients, settings.per_patient), ABSENT, dtype=np.int64)
+    views = np.full_like(slots, ABSENT)
+    stored = sorted(pixels, key=lambda place: (pictures[place].patient, pictures[place].view, place))
+    for image, place in enumerate(stored):
+        own = int((slots[pictures[place].patient] != ABSENT).sum())
+        slots[pictures[place].patient, own] = image
+        views[pictures[place].patient, own] = pictures[place].view
+    images = np.zeros((len(stored), settings.channels, settings.size, settings.size), dtype=np.uint8)
+    for image, place in enumerate(stored):
+        images[image] = pixels.pop(place)
+    named = {"images": images, "slots": slots, "views": views, "status": status}
+    return {name: torch.from_numpy(array) for name, array in named.items()}
+
+
+def _wanted(waiting: list[list[int]], taken: list[list[int]], limit: int) -> list[int]:
+    """The next pictures to read, taken off ``waiting``: as many as each patient still has room for."""
+    wanted = []
+    for queue, own in zip(waiting, taken, strict=True):
+        room = limit - len(own)
+        wanted += queue[:room]
+        del queue[:room]
+    return wanted
+
+
+def _read(picture: Picture, settings: protocol.Images) -> Pixels:
+    grey = decode_grey(_bytes(picture.file))
+    mask = None
+    if picture.mask is not None and _needs_mask(settings):
+        try:
+            mask = decode_mask(_bytes(picture.mask))
+        except UnusableImageError:
+            raise UnusableImageError(Reason.MASK) from None
+    return standardize(grey, settings, box=picture.box, mask=mask)
+
+
+def _needs_mask(settings: protocol.Images) -> bool:
+    return settings.lesion_mask or settings.crop == "lesion"
+
+
+def _bytes(path: Path | None) -> bytes:
+    if path is None:
+        raise UnusableImageError(Reason.NOT_NAMED)
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UnusableImageError(Reason.TOO_LARGE)
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UnusableImageError(Reason.MISSING) from None
+    except (OSError, ValueError):  # ValueError: a null byte in the name
+        raise UnusableImageError(Reason.UNREADABLE) from None
+
+
+def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], doing: str, on_progress: Progress) -> list[Result]:
+    """``function`` of every item, in order; reading and decoding leave the interpreter free for other threads."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(_counted(pool.map(function, items), len(items), doing, on_progress))
+
+
+def _counted(results: Iterable[Result], total: int, doing: str, on_progress: Progress) -> Iterator[Result]:
+    for done, result in enumerate(results, 1):
+        on_progress(doing, done, total)
+        yield result

@@ -1,0 +1,47 @@
+"""What a site itself remembers of a run: personal layers, control variates, its own model (Ditto).
+
+One file a round, written whole or not at all. A round's state is kept until the center says that it cannot be asked for
+again, because a reply may be lost on its way and the round be run once more from the state before it.
+"""
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from shared_model.messages import Vector
+
+
+class SiteState:
+    """Named vectors of one site in one run, by round, under ``directory``."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def load(self, round_: int) -> dict[str, Vector]:
+        """Vectors as they were after ``round_``; empty if there are none (first round, or the disk was lost)."""
+        try:
+            return {name: vector.astype(np.float32) for name, vector in load_file(self._path(round_)).items()}
+        except (FileNotFoundError, SafetensorError):
+            return {}
+
+    def save(self, round_: int, vectors: Mapping[str, Vector], *, keep: Collection[int]) -> None:
+        """Store ``vectors`` as the state after ``round_``, durably, and drop all others but ``keep``."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self._path(round_)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            file.write(save({name: np.ascontiguousarray(vector) for name, vector in vectors.items()}))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        kept = {self._path(number).name for number in (*keep, round_)}
+        for old in self.directory.glob("round-*.safetensors"):
+            if old.name not in kept:
+                old.unlink()
+
+    def _path(self, round_: int) -> Path:
+        return self.directory / f"round-{round_:04d}.safetensors"

@@ -1,0 +1,62 @@
+"""``describe``: counts and moments of the cohort, from which the center derives normalisation and who takes part."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from client.cohort.tensors import CohortTensors
+from shared_model.inputs import ABSENT, categorical_names, numeric_names
+from shared_model.messages import Part
+from shared_model.protocol import StudyProtocol
+from shared_model.summaries import CategoryCounts, Moments, PartCounts
+
+
+def moments_and_counts(
+    tensors: CohortTensors, index: Tensor, protocol: StudyProtocol
+) -> tuple[dict[str, Moments], dict[str, CategoryCounts]]:
+    """Moments of each numeric and counts of each categorical variable among patients ``index`` int64 ``[n]``, by name, in
+    the protocol's order."""
+    index = index.to(tensors.label.device)
+    numeric, present = tensors.numeric[index].double().cpu(), tensors.numeric_present[index].cpu()  # [n, N]
+    categorical = tensors.categorical[index].cpu()  # [n, K]
+    moments = {
+        name: Moments.of(numeric[present[:, column], column].numpy()) for column, name in enumerate(numeric_names(protocol))
+    }
+    counts = {
+        name: CategoryCounts(
+            tuple(int((categorical[:, column] == code).sum()) for code in range(len(protocol.variables[name].categories)))
+        )
+        for column, name in enumerate(categorical_names(protocol))
+    }
+    return moments, counts
+
+
+def part_counts(tensors: CohortTensors, parts: Mapping[Part, Tensor]) -> dict[Part, PartCounts]:
+    """Patients and positives of each part."""
+    labels = tensors.label.cpu()
+    return {part: PartCounts(len(index), int(labels[index].sum())) for part, index in parts.items()}
+
+
+def missing_counts(tensors: CohortTensors, protocol: StudyProtocol) -> dict[str, int]:
+    """Patients without a value, by variable."""
+    absent = {name: ~tensors.numeric_present[:, column] for column, name in enumerate(numeric_names(protocol))}
+    absent |= {name: tensors.categorical[:, column] == ABSENT for column, name in enumerate(categorical_names(protocol))}
+    return {name: int(absent[name].sum()) for name in protocol.variables}
+
+
+def modality_counts(tensors: CohortTensors, protocol: StudyProtocol) -> dict[str, int]:
+    """Patients with at least one image or one value of each modality."""
+    patients = len(tensors)
+    counts: dict[str, int] = {}
+    if protocol.images:
+        modality_of_view = [view.modality for view in protocol.images.views.values()]
+        for modality in protocol.images.modalities:
+            codes = torch.tensor([i for i, name in enumerate(modality_of_view) if name == modality])
+            counts[modality] = int(torch.isin(tensors.views.cpu(), codes).any(dim=1).sum())
+    names = {name: tensors.numeric_present[:, column].cpu() for column, name in enumerate(numeric_names(protocol))}
+    names |= {name: tensors.categorical[:, column].cpu() != ABSENT for column, name in enumerate(categorical_names(protocol))}
+    for group in protocol.groups:
+        members = [present for name, present in names.items() if protocol.variables[name].group == group]
+        counts[group] = int(torch.stack(members).any(dim=0).sum()) if patients else 0
+    return counts

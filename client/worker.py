@@ -1,0 +1,182 @@
+"""The site's resident worker: it owns cohort, network and GPU, and answers requests, whoever carries them.
+
+It is the security boundary of a site: whatever the bytes of a request are, the answer is one of the typed records of
+``shared_model.messages``; an error becomes a neutral code, and its text stays in the site's own log.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from client.cohort import StudyPatients, load_cohort, pool
+from client.site_config import Policy, TaskName, read_site
+from client.state import SiteState
+from client.tasks import describe
+from client.tasks.evaluate import evaluate
+from client.tasks.train import train
+from client.tasks.workbench import Workbench
+from shared_model import config_file, messages
+from shared_model.errors import CohortError, ConfigurationError, FailureCode, MessageError, RefusedError
+from shared_model.messages import (
+    AnyRecord,
+    DescribeReply,
+    DescribeRequest,
+    Envelope,
+    EvaluateReply,
+    EvaluateRequest,
+    Failure,
+    Message,
+    Request,
+    Task,
+    TrainReply,
+    TrainRequest,
+)
+from shared_model.protocol import StudyProtocol
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Answers requests to one site. ``load`` gives its patients as a protocol sees them, ``state`` is the folder for what
+    the site remembers of each run."""
+
+    def __init__(self, name: str, *, policy: Policy, load: Callable[[StudyProtocol], StudyPatients], state: Path) -> None:
+        self.name = name
+        self.policy = policy
+        self._load = load
+        self._state = state
+        self._cohorts: dict[str, StudyPatients] = {}
+        self._benches: dict[tuple[str, int], Workbench] = {}
+
+    def handle(self, envelope: Envelope) -> Envelope:
+        """Answer a request. Never raises: what goes wrong becomes a ``Failure`` with a neutral code."""
+        started = perf_counter()
+        attempt = ""
+        try:
+            message = messages.decode(envelope)
+            if not isinstance(message.record, Request):
+                raise RefusedError(FailureCode.PROTOCOL_MISMATCH, f"{message.record.kind} is no request")
+            attempt = message.record.task.attempt
+            return messages.encode(self._answer(message.record, message, started))
+        except RefusedError as error:
+            code, cause = error.code, error.detail
+        except MessageError as error:
+            code, cause = FailureCode.PROTOCOL_MISMATCH, str(error)
+        except (CohortError, ConfigurationError) as error:
+            code, cause = FailureCode.COHORT_UNUSABLE, str(error)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            code, cause = FailureCode.OUT_OF_MEMORY, repr(error)
+        except Exception:
+            log.exception("site %s: a request failed", self.name)
+            code, cause = FailureCode.INTERNAL, "see the traceback above"
+        log.warning("site %s: %s: %s", self.name, code.value, cause)
+        failure = Failure(site=self.name, attempt=attempt, code=code, seconds=perf_counter() - started)
+        return messages.encode(Message(failure))
+
+    def cohort(self, protocol: StudyProtocol) -> StudyPatients:
+        """This site's patients as ``protocol`` sees them, kept in memory after the first call.
+
+        Raises:
+                CohortError, ConfigurationError: the site's files do not fit its configuration, or that the protocol.
+        """
+        # Only these parts of a protocol decide what the tensors are; a protocol that trains otherwise needs no reading anew.
+        key = repr((protocol.variables, protocol.images))
+        if key not in self._cohorts:
+            self._cohorts = {key: self._load(protocol)}
+        return self._cohorts[key]
+
+    def bench(self, protocol: StudyProtocol, *, seed: int) -> Workbench:
+        """Cohort and network of ``protocol``, kept in memory after the first call."""
+        key = (protocol.sha256, seed)
+        if key not in self._benches:
+            bench = Workbench.set_up(self.name, protocol, self.cohort(protocol), seed=seed)
+            self._benches = {key: bench}
+        return self._benches[key]
+
+    def _answer(self, request: Request, message: Message[AnyRecord], started: float) -> Message[AnyRecord]:
+        task = request.task
+        protocol = self._admit(task, request.kind)
+        bench = self.bench(protocol, seed=task.seed)
+        if len(bench.tensors) < self.policy.minimum_patients:
+            allowed = self.policy.minimum_patients
+            raise RefusedError(FailureCode.TOO_FEW_PATIENTS, f"{len(bench.tensors)} patients, this site's minimum is {allowed}")
+        state = SiteState(self._state / task.run / self.name)
+        if isinstance(request, DescribeRequest):
+            return Message(self._describe(bench, task, started))
+        if isinstance(request, TrainRequest):
+            trained = train(bench, request, message.vectors, state=state)
+            reply = TrainReply(
+                site=self.name,
+                attempt=task.attempt,
+                patients=trained.patients,
+                steps=trained.local.steps,
+                loss=trained.local.loss,
+                tune=trained.tune,
+                seconds=perf_counter() - started,
+            )
+            return Message(reply, trained.vectors)
+        assert isinstance(request, EvaluateRequest)
+        common, personal = evaluate(bench, request, message.vectors, state=state)
+        seconds = perf_counter() - started
+        return Message(EvaluateReply(self.name, task.attempt, parts=common, personal=personal, seconds=seconds))
+
+    def _admit(self, task: Task, kind: TaskName) -> StudyProtocol:
+        if task.site != self.name:
+            raise RefusedError(FailureCode.PROTOCOL_MISMATCH, f"a request for site {task.site!r}")
+        if kind not in self.policy.tasks:
+            raise RefusedError(FailureCode.TASK_NOT_ALLOWED, f"this site's policy does not allow {kind!r}")
+        if not task.run.replace("-", "").replace("_", "").isalnum():
+            raise RefusedError(FailureCode.PROTOCOL_MISMATCH, "a run identifier that is no identifier")
+        try:
+            return config_file.validate_json(task.protocol_json, StudyProtocol, where="the center's protocol")
+        except ConfigurationError as error:
+            raise RefusedError(FailureCode.PROTOCOL_MISMATCH, str(error)) from None
+
+    def _describe(self, bench: Workbench, task: Task, started: float) -> DescribeReply:
+        moments, categories = describe.moments_and_counts(bench.tensors, bench.parts["train"], bench.protocol)
+        return DescribeReply(
+            site=self.name,
+            attempt=task.attempt,
+            flow=bench.flow,
+            parts=describe.part_counts(bench.tensors, bench.parts),
+            moments=moments,
+            categories=categories,
+            missing=describe.missing_counts(bench.tensors, bench.protocol),
+            modalities=describe.modality_counts(bench.tensors, bench.protocol),
+            seconds=perf_counter() - started,
+        )
+
+
+def open_site(config_path: Path, *, state: Path, threads: int | None = None) -> Worker:
+    """The worker of the site that ``config_path`` describes; ``threads`` limits the CPU threads of this process.
+
+    Raises:
+        ConfigurationError: with every fault of the file.
+    """
+    config = read_site(config_path)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+    def load(protocol: StudyProtocol) -> StudyPatients:
+        cohort = load_cohort(config, protocol, where=config_path)
+        return StudyPatients(cohort.tensors, cohort.parts, cohort.flow)
+
+    return Worker(
+        config.site.name,
+        policy=config.policy,
+        load=load,
+        state=state,
+    )
+
+
+def pooled_worker(workers: Sequence[Worker], *, name: str, state: Path) -> Worker:
+    """A worker that holds the patients of several sites, for central training in simulation."""
+    return Worker(
+        name,
+        policy=Policy(),
+        load=lambda protocol: pool([worker.cohort(protocol) for worker in workers]),
+        state=state,
+    )

@@ -1,0 +1,177 @@
+"""Comparators, in simulation only: each site alone, all patients in one place, and logistic regression.
+
+Local and central training are studies of their own with one site, run by the same recipe and scored by the same workers,
+so that a difference between arms is a difference of training and of nothing else.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pydantic import TypeAdapter
+
+from server.journal import FILE, Journal, write_durably
+from server.records import Arm, RunRecord
+from server.study import pooled_normalization
+from shared_model import messages
+from shared_model.errors import FailureCode, StudyError
+from shared_model.messages import DescribeReply, Envelope, EvaluateReply, EvaluateRequest, Message, Task, Vector
+from shared_model.network import LogisticNetwork, build_network
+from shared_model.parameters import ParameterSpec
+from shared_model.protocol import AggregationRule, ClientRule, ServerOptimizer, StudyProtocol
+from shared_model.summaries import Normalization
+
+FOLDER = "baselines"
+_ARM: TypeAdapter[Arm] = TypeAdapter(Arm)
+
+
+class SiteWorker(Protocol):
+    """A site that is on this machine."""
+
+    name: str
+
+    def handle(self, envelope: Envelope) -> Envelope:
+        """Answer a request."""
+
+    def bench(self, protocol: StudyProtocol, *, seed: int) -> Any:
+        """Cohort and network of a protocol."""
+
+
+Conduct = Callable[[Mapping[str, SiteWorker], Path], None]
+
+
+def read_arms(run_directory: Path) -> list[Arm]:
+    """The comparators that a run has, in order of file name."""
+    return [_ARM.validate_json(path.read_bytes()) for path in sorted((run_directory / FOLDER).glob("*.json"))]
+
+
+def missing_arms(record: RunRecord, run_directory: Path) -> Iterator[tuple[str, str | None]]:
+    """Kind and site of each comparator still to be made."""
+    trained = [site for site, described in record.descriptions.items() if described.parts["train"].patients]
+    wanted: list[tuple[str, str | None]] = [("central", None), *(("local", site) for site in trained)]
+    if record.protocol.variables and record.protocol.network.kind != "logistic":
+        wanted.append(("logistic", None))
+    for kind, site in wanted:
+        if not (run_directory / FOLDER / f"{_name(kind, site)}.json").exists():
+            yield kind, site
+
+
+def make_arm(
+    kind: str,
+    site: str | None,
+    *,
+    record: RunRecord,
+    run_directory: Path,
+    workers: Mapping[str, SiteWorker],
+    pooled: SiteWorker,
+    conduct: Conduct,
+) -> Arm:
+    """Train one comparator, score it on every site's test patients, and keep the result. An interrupted one resumes."""
+    normalization: Normalization | None
+    if kind == "logistic":
+        protocol, weights, normalization = fit_logistic(record, pooled)
+    else:
+        trainer = pooled if site is None else workers[site]
+        described = list(record.descriptions.values()) if site is None else [record.descriptions[site]]
+        protocol = alone(record.protocol, described)
+        directory = run_directory / FOLDER / _name(kind, site)
+        weights, normalization = _train_alone(trainer, protocol, record, directory, conduct)
+    test = {
+        name: reply.parts["test"]
+        for name, worker in workers.items()
+        if "test" in (reply := _score(worker, protocol, weights, normalization, seed=record.seed)).parts
+    }
+    arm = Arm(kind=kind, site=site, test=test)  # type: ignore[arg-type]
+    write_durably(run_directory / FOLDER / f"{_name(kind, site)}.json", _ARM.dump_json(arm))
+    return arm
+
+
+def alone(protocol: StudyProtocol, described: list[DescribeReply]) -> StudyProtocol:
+    """``protocol`` for training at one place: plain rule, plain average, everything shared, own normalisation.
+
+    Where a protocol counts steps, the one place takes as many as the ``described`` sites would have taken together. The
+    last round is taken where the place has too few tuning patients to choose by.
+    """
+    patients = sum(d.parts["tune"].patients for d in described)
+    positives = sum(d.parts["tune"].positives for d in described)
+    choosable = 0 < positives < patients
+    steps = protocol.training.steps
+    return protocol.model_copy(
+        update={
+            "training": protocol.training.model_copy(update={"steps": steps * len(described) if steps else None}),
+            "federation": protocol.federation.model_copy(
+                update={
+                    "client_rule": ClientRule(),
+                    "aggregation": AggregationRule(),
+                    "server_optimizer": ServerOptimizer(),
+                    "personal": (),
+                    "normalization": "federated",
+                    "quorum": 1.0,
+                }
+            ),
+            "evaluation": protocol.evaluation
+            if choosable
+            else protocol.evaluation.model_copy(update={"selection": "last", "patience": None}),
+        }
+    )
+
+
+def fit_logistic(record: RunRecord, pooled: SiteWorker) -> tuple[StudyProtocol, Vector, Normalization]:
+    """Logistic regression (scikit-learn, L2 with C = 1) on the tabular variables of all training patients."""
+    from sklearn.linear_model import LogisticRegression
+
+    network_settings = record.protocol.network.model_copy(update={"kind": "logistic", "pretrained": None})
+    protocol = alone(record.protocol, list(record.descriptions.values())).model_copy(update={"network": network_settings})
+    bench = pooled.bench(record.protocol, seed=record.seed)
+    index = bench.parts["train"]
+    normalization = pooled_normalization(record.descriptions.values(), protocol)
+    network = build_network(protocol, normalization=normalization, seed=record.seed)
+    assert isinstance(network, LogisticNetwork)
+    with torch.no_grad():
+        features = network.features(bench.tensors.to(torch.device("cpu")).batch(index)).double().numpy()
+    model = LogisticRegression(C=1.0, max_iter=1000).fit(features, bench.labels(index))
+    with torch.no_grad():
+        network.head.weight.copy_(torch.from_numpy(model.coef_))
+        network.head.bias.copy_(torch.from_numpy(model.intercept_))
+    return protocol, ParameterSpec.of(network).to_vector(network), normalization
+
+
+def _train_alone(
+    trainer: SiteWorker, protocol: StudyProtocol, record: RunRecord, directory: Path, conduct: Conduct
+) -> tuple[Vector, Normalization | None]:
+    if not (directory / FILE).exists():
+        Journal.create(
+            directory,
+            protocol,
+            run=f"{record.run}-{directory.name}",
+            engine="in-process",
+            seed=record.seed,
+            enrolled=(trainer.name,),
+            versions=record.versions,
+        ).close()
+    conduct({trainer.name: trainer}, directory)
+    with Journal(directory) as journal:
+        done = journal.record()
+        checkpoint = journal.load_checkpoint(done.best_round)
+    if checkpoint is None:
+        raise StudyError(
+            f"the checkpoint of round {done.best_round} in {directory} is damaged: delete that folder and run again"
+        )
+    return checkpoint["model"], done.normalization
+
+
+def _score(
+    worker: SiteWorker, protocol: StudyProtocol, weights: Vector, normalization: Normalization | None, *, seed: int
+) -> EvaluateReply:
+    task = Task(run="baseline", site=worker.name, round=0, attempt="", protocol_json=protocol.canonical_json, seed=seed)
+    request = EvaluateRequest(task, normalization=normalization, basis=0, parts=("test",))
+    reply = messages.decode(worker.handle(messages.encode(Message(request, {"weights": weights})))).record
+    if isinstance(reply, EvaluateReply):
+        return reply
+    code = getattr(reply, "code", FailureCode.INTERNAL)
+    raise StudyError(f"site {worker.name} could not score a comparator: {code}")
+
+
+def _name(kind: str, site: str | None) -> str:
+    return kind if site is None else f"{kind}-{site}"

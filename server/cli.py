@@ -1,0 +1,143 @@
+"""``consilium-center``: the coordinating center's command."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared_model.command_line import errors_to_exit_codes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from server.launch import Simulation
+    from server.records import RunRecord
+
+app = typer.Typer(
+    help="Run federated studies and report on them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class EngineName(StrEnum):
+    """What carries the messages of a simulation."""
+
+    in_process = "in-process"
+    flower = "flower"
+    ray = "ray"
+
+
+Out = Annotated[Path, typer.Option(help="The run directory; given again, it resumes.")]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, instead of the study's own number.")]
+Seed = Annotated[int, typer.Option(min=0, help="Every random draw follows from it.")]
+Engine = Annotated[EngineName, typer.Option(help="in-process: here; flower: real SuperLink and SuperNodes on loopback; ray.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads a site may use; all by default.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    sites: Annotated[int, typer.Option(min=2, max=4, help="How many of the four synthetic hospitals take part.")] = 4,
+    patients: Annotated[int, typer.Option(min=40, help="Patients of each hospital.")] = 200,
+    rounds: Rounds = None,
+    seed: Seed = 0,
+) -> None:
+    """Four synthetic hospitals train together; ends with a report.
+
+    Example: consilium-center demo --out runs/demo
+    """
+    with errors_to_exit_codes():
+        from rich.console import Console
+
+        from server.launch import prepare
+        from server.simulation import DEMO_STUDY, demo_hospitals
+
+        console = Console()
+        site_files = demo_hospitals(out / "hospitals", count=sites, patients=patients, seed=seed)
+        console.print(f"{len(site_files)} synthetic hospitals of {patients} patients each are in {out / 'hospitals'}")
+        _conclude(prepare(DEMO_STUDY, site_files, out=out, seed=seed, rounds=rounds), console, with_baselines=True)
+
+
+@app.command()
+def simulate(
+    study: Annotated[Path, typer.Argument(help="The study protocol, study.toml.")],
+    sites: Annotated[list[Path], typer.Argument(help="A site.toml for each hospital.")],
+    out: Out,
+    rounds: Rounds = None,
+    seed: Seed = 0,
+    engine: Engine = EngineName.in_process,
+    threads: Threads = None,
+    with_baselines: Annotated[
+        bool, typer.Option("--with-baselines", help="Also train each site alone, all together, and a logistic regression.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a whole study with all sites on this machine; the same command resumes an interrupted run.
+
+    Example: consilium-center simulate site_configs/heart/study.toml site_configs/heart/[!s]*.toml --out runs/heart
+    """
+    with errors_to_exit_codes():
+        from rich.console import Console
+
+        from server.launch import prepare
+
+        console = Console(stderr=as_json)
+        simulation = prepare(study, sites, out=out, seed=seed, rounds=rounds, engine=engine.value, threads=threads)
+        _conclude(simulation, console, with_baselines=with_baselines, as_json=as_json)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+    """Write results.json, per_site.csv, figures and report.html of a run, finished or not.
+
+    Example: consilium-center report runs/heart
+    """
+    with errors_to_exit_codes():
+        from server import launch
+
+        launch.report(run)
+        typer.echo(f"report: {run / 'report.html'}")
+
+
+def _conclude(simulation: "Simulation", console: "Console", *, with_baselines: bool, as_json: bool = False) -> None:
+    from server.launch import simulate as run
+
+    record = run(simulation, with_baselines=with_baselines, console=console)
+    if as_json:
+        typer.echo((simulation.out / "results.json").read_text())
+    _summarize(record, simulation.out, console)
+
+
+def _summarize(record: "RunRecord", out: Path, console: "Console") -> None:
+    import json
+
+    from rich.table import Table
+
+    results = json.loads((out / "results.json").read_text())
+    table = Table(title=f"{record.protocol.study.title}: model after round {record.best_round}, test patients")
+    for heading in ("site", "patients", "events", "AUC", "95 % interval"):
+        table.add_column(heading, justify="left" if heading == "site" else "right")
+    for name, site in results["sites"].items():
+        auc = (site.get("metrics") or {}).get("auc")
+        table.add_row(name, _count(site, "n"), _count(site, "events"), *_auc_cells(auc))
+    table.add_row("all together", "", "", *_auc_cells(results["pooled"].get("auc")))
+    console.print(table)
+    for failure in record.failures:
+        console.print(f"site {failure.site} did not count in round {failure.round} ({failure.phase}): {failure.reason}")
+    console.print(f"report: {out / 'report.html'}", highlight=False)
+
+
+def _count(site: dict[str, dict[str, int]], key: str) -> str:
+    return str((site.get(key) or {}).get("test", ""))
+
+
+def _auc_cells(auc: dict[str, float | None] | None) -> tuple[str, str]:
+    if not auc or auc["value"] is None:
+        return "not estimable", ""
+    low, high = auc.get("low"), auc.get("high")
+    return f"{auc['value']:.3f}", "" if low is None or high is None else f"{low:.3f} to {high:.3f}"

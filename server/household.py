@@ -1,0 +1,92 @@
+"""Processes that are started together and end together: none of them, nor of their children, outlives the household."""
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from time import monotonic, sleep
+from types import TracebackType
+from typing import Self
+
+from shared_model.errors import StudyError
+
+STOP_GRACE_S = 3.0
+_MARK = "CONSILIUM_HOUSEHOLD"
+_LEASH = Path(__file__).with_name("leash.py")
+
+
+class Household:
+    """Starts processes, their output in ``logs``, and ends them all on leaving the ``with`` block.
+
+    They end too if this process is killed. Whatever they start in turn is found by a mark in its environment, so that
+    neither a daemon nor an orphan is left (Linux; elsewhere only what stays in their process groups is found).
+    """
+
+    def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
+        logs.mkdir(parents=True, exist_ok=True)
+        token = secrets.token_hex(16)
+        self.environment = {**environment, _MARK: token}
+        self._logs = logs
+        self._mark = f"{_MARK}={token}"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in self._processes.values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+            deadline = monotonic() + STOP_GRACE_S
+            while monotonic() < deadline and any(process.poll() is None for process in self._processes.values()):
+                sleep(0.05)
+        deadline = monotonic() + STOP_GRACE_S
+        while monotonic() < deadline and (stray := list(_marked(self._mark))):
+            for pid in stray:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            sleep(0.05)
+
+    def start(self, name: str, command: Sequence[str], *, folder: Path, environment: Mapping[str, str]) -> None:
+        """Start ``command`` in ``folder`` as ``name``, with ``environment`` on top of the household's."""
+        with self._log(name).open("wb") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *command],
+                cwd=folder,
+                env={**self.environment, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def require(self, *names: str) -> None:
+        """Make sure that the processes ``names`` are running.
+
+        Raises:
+            StudyError: one has ended; with the end of its output.
+        """
+        for name in names:
+            if (code := self._processes[name].poll()) is not None:
+                raise StudyError(f"{name} ended with exit code {code}. The end of its output:\n{self.tail(name)}")
+
+    def tail(self, name: str, *, lines: int = 20) -> str:
+        """The last ``lines`` of what ``name`` printed."""
+        text = self._log(name).read_text(encoding="utf-8", errors="replace")
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _log(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+
+def _marked(mark: str) -> Iterator[int]:
+    """Processes that have ``mark`` in their environment, other than zombies."""
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in entry.read_bytes().split(b"\0"):
+                yield int(entry.parent.name)

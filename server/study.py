@@ -1,0 +1,432 @@
+"""The whole study as one flat recipe: gather the sites, describe, rounds, evaluate, finish.
+
+Everything that must survive a crash goes through the journal, and everything random follows from the run's seed, so that
+the same call on the same run directory continues where it was, and ends with the same bits.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors.torch import save
+
+from server import admission
+from server.aggregation import WeightedMean, aggregator
+from server.journal import Journal, write_durably
+from server.optimizers import ServerOptimizer
+from server.records import Phase, RoundRecord, SiteFailure, SiteRound
+from shared_model import messages
+from shared_model.errors import ConfigurationError, FailureCode, Fault, RefusedError, StudyError
+from shared_model.inputs import categorical_names, numeric_names
+from shared_model.messages import (
+    DescribeReply,
+    DescribeRequest,
+    EvaluateRequest,
+    Message,
+    Part,
+    Reply,
+    Request,
+    Task,
+    TrainReply,
+    TrainRequest,
+    Vector,
+)
+from shared_model.metrics import pool, selection_score
+from shared_model.network import build_network
+from shared_model.parameters import ParameterSpec
+from shared_model.protocol import StudyProtocol
+from shared_model.summaries import CategoryCounts, Moments, Normalization, Performance
+
+if TYPE_CHECKING:
+    from server.sites import Roster
+
+JUDGED: tuple[Part, ...] = ("tune", "test")
+CONTROL = "control"
+MODEL = "model"
+OPTIMIZER = "optimizer."
+
+
+def conduct(roster: "Roster", run_directory: Path) -> None:
+    """Run, or resume, the study in ``run_directory`` on the sites of ``roster``.
+
+    Raises:
+        StudyError: the study cannot start or go on (no quorum, damaged journal); what was committed stays.
+        ConfigurationError: the protocol does not fit the sites' patients.
+    """
+    with Journal(run_directory) as journal:
+        if not journal.finished:
+            FederatedStudy(roster, journal).run()
+
+
+@dataclass
+class _Round:
+    """A round in the making: what has been admitted so far."""
+
+    size: int
+    protocol: StudyProtocol
+    counted: dict[str, SiteRound] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.updates = aggregator(self.protocol.federation.aggregation, size=self.size)
+        self.controls = WeightedMean(self.size)
+
+    def count(self, site: str, message: Message[TrainReply]) -> None:
+        """Add an admitted reply; its update is not kept where the aggregation rule can do without."""
+        record = message.record
+        self.updates.add(site, message.vectors["update"], weight=record.patients)
+        if CONTROL in message.vectors:
+            self.controls.add(site, message.vectors[CONTROL], weight=record.patients)
+        self.counted[site] = SiteRound(
+            patients=record.patients,
+            loss=record.loss,
+            steps=record.steps,
+            seconds=record.seconds,
+            update_norm=admission.update_norm(message),
+            tune=record.tune,
+        )
+
+
+class FederatedStudy:
+    """One run of a study.
+
+    Features: resumes from the journal; quorum, deadline and repeated attempts; every reply admitted or refused by name;
+    streaming aggregation; the best round by a pooled metric of tuning patients; early stopping.
+    """
+
+    def __init__(self, roster: "Roster", journal: Journal) -> None:
+        self.roster = roster
+        self.journal = journal
+        self.protocol = journal.protocol
+        self.descriptions: dict[str, DescribeReply] = {}
+        self.normalization: Normalization | None = None
+        self.absent: set[str] = set()
+
+    def run(self) -> None:
+        """The study from wherever it stands to its end."""
+        with self._phase("describe"):
+            self.gather()
+            self.normalize()
+        self.restore()
+        stopped = "all rounds done"
+        while self.round < self.protocol.federation.rounds:
+            if self._out_of_patience():
+                stopped = f"no better round in {self.protocol.evaluation.patience} rounds"
+                break
+            if self.absent:
+                self.welcome()
+            with self._phase("train"):
+                self.train_round()
+        with self._phase("evaluate"):
+            best = self.evaluate()
+        self.export(best)
+        self.journal.finish(best_round=best, stopped=stopped)
+        self.journal.event("finished", best_round=best, stopped=stopped)
+
+    # Describe
+
+    def gather(self) -> None:
+        """Find the enrolled sites and let those that have not yet done so describe themselves."""
+        enrolled = self.journal.enrolled
+        present = self.roster.connect(enrolled, timeout_s=self.protocol.federation.deadline_s)
+        self.descriptions = self.journal.descriptions()
+        for site in enrolled:
+            if site not in present and site not in self.descriptions:
+                self._fail(site, "describe", FailureCode.UNREACHABLE, "it did not connect in time")
+        self._describe(site for site in present if site not in self.descriptions)
+        self._require_quorum(len(self.descriptions), "described themselves")
+        self._check_selection()
+
+    def welcome(self) -> None:
+        """Let sites that were away when the others described themselves join now."""
+        self.roster.refresh()
+        self._describe(site for site in sorted(self.absent) if site in self.roster.present)
+
+    def _describe(self, sites: Iterable[str]) -> None:
+        requests = {site: DescribeRequest(self._task(site, "describe", 0)) for site in sites}
+        for site, message in self._ask("describe", requests):
+            with self._refusing(site, "describe"):
+                self.journal.add_description(admission.admit_description(message, protocol=self.protocol))
+                self.absent.discard(site)
+        # By name, not by arrival: sums over sites must not depend on who is quick.
+        self.descriptions = self.journal.descriptions()
+
+    def normalize(self) -> None:
+        """Fix the normalisation from the descriptions, once for the whole run."""
+        fixed, self.normalization = self.journal.normalization
+        if not fixed:
+            if self.protocol.variables and self.protocol.federation.normalization == "federated":
+                self.normalization = pooled_normalization(self.descriptions.values(), self.protocol)
+            self.journal.set_normalization(self.normalization)
+
+    # Rounds
+
+    def restore(self) -> None:
+        """The model as it stands: the newest sound checkpoint, or the one that the seed gives."""
+        network = build_network(self.protocol, normalization=self._any_normalization(), seed=self.journal.seed)
+        self.network = network
+        self.spec = ParameterSpec.of(network, personal=self.protocol.federation.personal)
+        newest = self.journal.newest_checkpoint()
+        self.round, tensors = newest if newest else (0, {MODEL: self.spec.to_vector(network)})
+        self.model = ServerOptimizer(self.protocol.federation.server_optimizer, tensors[MODEL])
+        self.model.restore({name.removeprefix(OPTIMIZER): t for name, t in tensors.items() if name.startswith(OPTIMIZER)})
+        self.control = tensors.get(CONTROL, np.zeros(self.spec.size, np.float32))
+        self.history = list(self.journal.rounds())
+        self.journal.event("restored", round=self.round, rounds=self.protocol.federation.rounds)
+
+    def train_round(self) -> None:
+        """One round: broadcast, local training, admission, aggregation, server step, commit."""
+        started = monotonic()
+        number = self.round + 1
+        trainers = tuple(site for site, described in self.descriptions.items() if described.parts["train"].patients)
+        current = _Round(self.spec.size, self.protocol)
+        self.journal.event("round", round=number, rounds=self.protocol.federation.rounds, sites=list(trainers))
+        for attempt in range(1, self.protocol.federation.attempts + 1):
+            self._train_attempt(current, number, attempt, [site for site in trainers if site not in current.counted])
+            if len(current.counted) >= self._quorum:
+                break
+            self.journal.event("quorum missed", round=number, attempt=attempt, counted=sorted(current.counted))
+        self._require_quorum(len(current.counted), f"counted in round {number}", round_=number)
+        self._step(current)
+        counted = {site: current.counted[site] for site in sorted(current.counted)}
+        record = RoundRecord(number, counted, self._selection(counted), monotonic() - started, "")
+        self.history.append(self.journal.commit_round(record, self._tensors()))
+        self.round = number
+        self.journal.drop_checkpoints(keep={number, number - 1, self._best_known()})
+        self.journal.event("committed", round=number, selection=record.selection, seconds=record.wall_s)
+
+    def _train_attempt(self, current: _Round, number: int, attempt: int, sites: list[str]) -> None:
+        vectors = {"weights": self.model.weights}
+        if self._scaffold:
+            vectors[CONTROL] = self.control
+        best = self._best_known()
+        requests = {
+            site: TrainRequest(
+                self._task(site, "train", number, attempt),
+                normalization=self.normalization,
+                basis=self._basis(site, self.round),
+                keep=(self._basis(site, best),),
+            )
+            for site in sites
+        }
+        for site, message in self._ask("train", requests, vectors):
+            with self._refusing(site, "train", number):
+                admitted = admission.admit_training(
+                    message, protocol=self.protocol, described=self.descriptions[site], size=self.spec.size
+                )
+                current.count(site, admitted)
+
+    def _step(self, current: _Round) -> None:
+        self.model.apply(current.updates.result())
+        if self._scaffold:
+            # The server's control variate stays the mean of the sites' own, with the weights of the model's mean: with other
+            # weights the corrections would not cancel, and training would drift. Sites that did not answer changed nothing.
+            counted = sum(site.patients for site in current.counted.values())
+            everybody = sum(described.parts["train"].patients for described in self.descriptions.values())
+            self.control = self.control + current.controls.result() * np.float32(counted / everybody)
+
+    def _tensors(self) -> dict[str, Vector]:
+        tensors = {MODEL: self.model.weights}
+        tensors |= {f"{OPTIMIZER}{name}": vector for name, vector in self.model.state().items()}
+        if self._scaffold:
+            tensors[CONTROL] = self.control
+        return tensors
+
+    # Which round is best. ``history[k]`` judged model k, the one that entered round k + 1; model 0 is untrained.
+
+    def _selection(self, counted: Mapping[str, SiteRound]) -> float | None:
+        return self._score([site.tune for site in counted.values() if site.tune is not None])
+
+    def _score(self, performances: list[Performance]) -> float | None:
+        kind = self.protocol.evaluation.selection
+        return None if kind == "last" or not performances else selection_score(kind, pool(performances))
+
+    def _best_known(self) -> int:
+        judged = {record.round - 1: record.selection for record in self.history if record.round > 1}
+        known = {model: score for model, score in judged.items() if score is not None}
+        return max(known, key=lambda model: (known[model], -model)) if known else self.round
+
+    def _out_of_patience(self) -> bool:
+        patience = self.protocol.evaluation.patience
+        return patience is not None and self.round - 1 - self._best_known() >= patience
+
+    # Evaluate
+
+    def evaluate(self) -> int:
+        """Judge the last model and, if an earlier one did better on tuning patients, that one too; return the best."""
+        last = self.round
+        self._evaluate_model(last, self.model.weights)
+        if self.protocol.evaluation.selection == "last":
+            return last
+        best = self._best_known()
+        if best == last:
+            return last
+        tune = [reply.parts["tune"] for reply in self.journal.evaluations(last).values() if "tune" in reply.parts]
+        known, final = self.history[best].selection, self._score(tune)
+        if known is None or (final is not None and final > known):
+            return last
+        tensors = self.journal.load_checkpoint(best)
+        if tensors is None:
+            raise StudyError(f"the checkpoint of round {best} is damaged: delete {self.journal.models} and run again")
+        self._evaluate_model(best, tensors[MODEL])
+        return best
+
+    def _evaluate_model(self, model: int, weights: Vector) -> None:
+        done = self.journal.evaluations(model)
+        requests = {
+            site: EvaluateRequest(
+                self._task(site, "evaluate", model),
+                normalization=self.normalization,
+                basis=self._basis(site, model),
+                parts=JUDGED,
+            )
+            for site, described in self.descriptions.items()
+            if site not in done and any(described.parts[part].patients for part in JUDGED)
+        }
+        for site, message in self._ask("evaluate", requests, {"weights": weights}):
+            with self._refusing(site, "evaluate", model):
+                described = self.descriptions[site]
+                reply = admission.admit_evaluation(message, protocol=self.protocol, described=described, parts=JUDGED)
+                self.journal.add_evaluation(model, reply)
+
+    def export(self, best: int) -> None:
+        """Write ``models/best.safetensors``: named tensors, with protocol and normalisation in its metadata."""
+        weights = self.model.weights
+        if best != self.round:
+            tensors = self.journal.load_checkpoint(best)
+            weights = tensors[MODEL] if tensors else weights
+        self.spec.load(self.network, weights)
+        metadata = {
+            "protocol": self.protocol.canonical_json,
+            "protocol_sha256": self.protocol.sha256,
+            "run": self.journal.run,
+            "round": str(best),
+            "normalization": json.dumps(None if self.normalization is None else self.normalization.__dict__),
+        }
+        tensors_by_name = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+        write_durably(self.journal.models / "best.safetensors", save(tensors_by_name, metadata=metadata))
+
+    # Talking to sites
+
+    def _ask(
+        self, phase: Phase, requests: Mapping[str, Request], vectors: Mapping[str, Vector] | None = None
+    ) -> Iterator[tuple[str, Message[Reply]]]:
+        """Send ``requests`` and yield the replies that are readable, as they arrive; the others are kept as failures."""
+        if not requests:
+            return
+        envelopes = {site: messages.encode(Message(request, vectors or {})) for site, request in requests.items()}
+        self.journal.event("asked", phase=phase, sites=sorted(requests))
+        self.journal.add_traffic(down=sum(envelope.size for envelope in envelopes.values()))
+        for answer in self.roster.ask(envelopes, deadline_s=self.protocol.federation.deadline_s):
+            task = requests[answer.site].task
+            if answer.envelope is None:
+                assert answer.code is not None
+                self._fail(answer.site, phase, answer.code, _OF_TRANSPORT.get(answer.code, "the request failed"), task.round)
+                continue
+            self.journal.add_traffic(up=answer.envelope.size)
+            with self._refusing(answer.site, phase, task.round):
+                message = admission.admit(answer.envelope, site=answer.site, attempt=task.attempt)
+                self.journal.add_seconds("site_compute", message.record.seconds)
+                self.journal.event("answered", phase=phase, site=answer.site, seconds=message.record.seconds)
+                yield answer.site, message
+
+    def _task(self, site: str, phase: Phase, round_: int, attempt: int = 1) -> Task:
+        return Task(
+            run=self.journal.run,
+            site=site,
+            round=round_,
+            attempt=messages.attempt_token(self.journal.run, site, round_, attempt, phase),
+            protocol_json=self.protocol.canonical_json,
+            seed=self.journal.seed,
+        )
+
+    def _basis(self, site: str, model: int) -> int:
+        """The last round up to ``model`` in which the site's reply counted; 0 if none."""
+        return max((record.round for record in self.history if record.round <= model and site in record.sites), default=0)
+
+    @contextmanager
+    def _refusing(self, site: str, phase: Phase, round_: int = 0) -> Iterator[None]:
+        try:
+            yield
+        except RefusedError as error:
+            self._fail(site, phase, error.code, error.detail, round_)
+
+    def _fail(self, site: str, phase: Phase, code: FailureCode, reason: str, round_: int = 0) -> None:
+        if phase == "describe" and code in _OF_TRANSPORT:
+            self.absent.add(site)
+        self.journal.add_failure(SiteFailure(site=site, phase=phase, round=round_, code=code, reason=reason))
+        self.journal.event("failed", phase=phase, site=site, code=code.value, reason=reason)
+
+    # What must hold before going on
+
+    @property
+    def _scaffold(self) -> bool:
+        return self.protocol.federation.client_rule.kind == "scaffold"
+
+    @property
+    def _quorum(self) -> int:
+        return math.ceil(self.protocol.federation.quorum * len(self.journal.enrolled) - 1e-9)
+
+    def _require_quorum(self, count: int, what: str, *, round_: int = 0) -> None:
+        if count >= self._quorum:
+            return
+        causes = {f.site: f.reason for f in self.journal.record().failures if f.round == round_}
+        named = "; ".join(f"{site}: {reason}" for site, reason in sorted(causes.items()))
+        raise StudyError(
+            f"only {count} of {len(self.journal.enrolled)} sites {what}, the protocol asks for {self._quorum} ({named}). "
+            "Mend those sites and give the same command again: it goes on from here."
+        )
+
+    def _any_normalization(self) -> Normalization | None:
+        """The run's normalisation, or a stand-in where each site has its own: the center's network only holds weights."""
+        if self.normalization is not None or not self.protocol.variables:
+            return self.normalization
+        return pooled_normalization(self.descriptions.values(), self.protocol)
+
+    def _check_selection(self) -> None:
+        kind = self.protocol.evaluation.selection
+        patients = sum(described.parts["tune"].patients for described in self.descriptions.values())
+        positives = sum(described.parts["tune"].positives for described in self.descriptions.values())
+        usable = kind == "last" or (0 < positives < patients if kind == "auc" else patients > 0)
+        if not usable:
+            raise ConfigurationError(
+                [
+                    Fault(
+                        "study protocol",
+                        "evaluation.selection",
+                        f'"{kind}", but all sites together have {patients} tuning patients, {positives} of them positive',
+                        "tuning patients of both outcomes" if kind == "auc" else "tuning patients",
+                        'set evaluation.selection = "last", or give tune a share in the [split] of the sites',
+                    )
+                ]
+            )
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        started = monotonic()
+        self.journal.event("phase", name=name)
+        try:
+            yield
+        finally:
+            self.journal.add_seconds(name, monotonic() - started)
+
+
+_OF_TRANSPORT = {
+    FailureCode.DEADLINE: "it did not answer before the deadline",
+    FailureCode.UNREACHABLE: "it could not be reached",
+}
+
+
+def pooled_normalization(descriptions: Iterable[DescribeReply], protocol: StudyProtocol) -> Normalization:
+    """Normalisation from the summed moments and counts of all sites' training patients."""
+    moments = {name: Moments() for name in numeric_names(protocol)}
+    counts = {name: CategoryCounts((0,) * len(protocol.variables[name].categories)) for name in categorical_names(protocol)}
+    for description in descriptions:
+        moments = {name: summary + description.moments[name] for name, summary in moments.items()}
+        counts = {name: summary + description.categories[name] for name, summary in counts.items()}
+    return Normalization.of(list(moments.values()), list(counts.values()))

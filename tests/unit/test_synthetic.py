@@ -1,0 +1,245 @@
+"""Synthetic hospitals against the published tables they are drawn from."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
+
+from client.site_config import read_site
+from client.synthetic.export import synthesize
+from client.synthetic.hospitals import HOSPITALS
+from client.synthetic.images import Pictures, Scanner, draw_pictures
+from client.synthetic.patients import CaseMix, Patients, draw_patients, with_prevalence
+from shared_model.errors import ConfigurationError
+
+MANY = 20_000
+# Simulated by the authors of the tables with the same log odds ratios (central nodes in the model, texture not), in an
+# unselected cohort (14 % with metastasis) and in one of lateral dissections (52 %).
+UNSELECTED = CaseMix(intercept=-4.81, texture_effect=0.0, central_effect=1.6, central_intercept=-0.43)
+DISSECTED = CaseMix(intercept=-2.51, texture_effect=0.0, central_effect=1.4, central_intercept=0.67)
+ODDS_RATIOS = {
+    "male": (1.56, 1.52),
+    "under 45": (1.74, 1.64),
+    "over 10 mm": (3.30, 2.92),
+    "multifocal": (1.73, 1.64),
+    "upper pole": (1.94, 1.88),
+    "extension": (3.60, 3.23),
+    "hashimoto": (0.77, 0.81),
+    "microcalcification": (1.63, 1.59),
+    "central nodes": (5.63, 4.17),
+    "braf": (1.11, 1.08),
+}
+
+
+def exposures(v: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
+    columns = {
+        "male": v["sex"] == "male",
+        "under 45": v["age"] < 45,
+        "over 10 mm": v["tumour_size"] > 10,
+        "multifocal": v["multifocal"],
+        "upper pole": v["pole"] == "upper",
+        "extension": v["ete"] != "none",
+        "hashimoto": v["hashimoto"],
+        "microcalcification": v["calcification"] == "micro",
+        "central nodes": v["central_nodes"],
+        "braf": v["braf"],
+    }
+    return {name: column.to_numpy() for name, column in columns.items()}
+
+
+def log_odds_ratio(exposed: NDArray[np.bool_], ill: NDArray[np.bool_]) -> tuple[float, float]:
+    """Estimate and standard error (Woolf)."""
+    cells = [np.sum(a & b) for a in (exposed, ~exposed) for b in (ill, ~ill)]
+    return float(np.log(cells[0] * cells[3] / cells[1] / cells[2])), float(np.sqrt(sum(1.0 / cell for cell in cells)))
+
+
+@pytest.mark.parametrize(("mix", "which"), [(UNSELECTED, 0), (DISSECTED, 1)], ids=["14 %", "52 %"])
+def test_univariate_odds_ratios_are_the_published_ones(mix: CaseMix, which: int) -> None:
+    patients = draw_patients(MANY, mix=mix, seed=1)
+    for name, exposed in exposures(patients.variables).items():
+        estimate, error = log_odds_ratio(exposed, patients.label)
+        # 0.12: the tables leave the distribution of several variables open.
+        assert abs(estimate - np.log(ODDS_RATIOS[name][which])) < 0.12 + 3.0 * error, name
+
+
+@pytest.mark.parametrize(("mix", "central", "skip"), [(UNSELECTED, 0.45, None), (DISSECTED, 0.70, 0.16)])
+def test_central_nodes_go_with_lateral_ones(mix: CaseMix, central: float, skip: float | None) -> None:
+    patients = draw_patients(MANY, mix=mix, seed=2)
+    nodes = patients.variables["central_nodes"].to_numpy()
+    assert nodes.mean() == pytest.approx(central, abs=0.02)
+    if skip is not None:
+        assert np.mean(~nodes[patients.label]) == pytest.approx(skip, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("texture_effect", "intercept", "prevalence", "oracle", "table"),
+    [
+        (0.0, -3.83, 0.14, 0.769, 0.769),
+        (0.0, -1.52, 0.52, 0.753, 0.753),
+        (2.0, -4.74, 0.14, 0.896, 0.698),
+        (2.0, -1.49, 0.52, 0.882, 0.672),
+    ],
+)
+def test_prevalence_and_oracle_auc_are_the_published_ones(
+    texture_effect: float, intercept: float, prevalence: float, oracle: float, table: float
+) -> None:
+    patients = draw_patients(MANY, mix=CaseMix(intercept=intercept, texture_effect=texture_effect), seed=3)
+    without_texture = patients.logit - texture_effect * patients.texture
+    assert patients.label.mean() == pytest.approx(prevalence, abs=0.01)
+    assert roc_auc_score(patients.label, patients.logit) == pytest.approx(oracle, abs=0.015)
+    assert roc_auc_score(patients.label, without_texture) == pytest.approx(table, abs=0.02)
+
+
+def test_marginal_distributions() -> None:
+    v = draw_patients(MANY, mix=CaseMix(), seed=4).variables
+    assert v["tumour_size"].median() == pytest.approx(6.5, rel=0.02)
+    assert (v["tumour_size"] > 10).mean() == pytest.approx(0.26, abs=0.01)
+    assert v["age"].between(14, 85).all()
+    assert (v["sex"] == "male").mean() == pytest.approx(0.28, abs=0.01)
+    assert v["capsule_distance"].mean() == pytest.approx(1.3 * 1.9, rel=0.03)
+    assert v["pole"].value_counts(normalize=True)["upper"] == pytest.approx(0.27, abs=0.01)
+    assert not v.isna().to_numpy().any()
+
+
+def test_risk_is_calibrated() -> None:
+    patients = draw_patients(MANY, mix=CaseMix(), seed=5)
+    for low, high in [(0.0, 0.2), (0.4, 0.6), (0.8, 1.0)]:
+        band = (patients.risk >= low) & (patients.risk < high)
+        assert patients.label[band].mean() == pytest.approx(patients.risk[band].mean(), abs=0.02)
+
+
+@pytest.mark.parametrize("prevalence", [0.02, 0.14, 0.52, 0.9])
+def test_prevalence_can_be_asked_for(prevalence: float) -> None:
+    mix = with_prevalence(CaseMix(texture_effect=2.0, size_median_mm=8.2), prevalence)
+    assert draw_patients(MANY, mix=mix, seed=6).label.mean() == pytest.approx(prevalence, abs=0.012)
+
+
+def test_patients_follow_from_the_seed() -> None:
+    one, same, other = (draw_patients(50, mix=CaseMix(), seed=seed) for seed in (7, 7, 8))
+    pd.testing.assert_frame_equal(one.variables, same.variables)
+    np.testing.assert_array_equal(one.risk, same.risk)
+    assert not np.array_equal(one.risk, other.risk)
+
+
+def gland_without_lesion(pictures: Pictures) -> list[NDArray[np.float64]]:
+    """Grey levels of the middle of each picture, where the gland always is, outside the lesion's box."""
+    side = pictures.pixels.shape[1]
+    levels = []
+    for picture, (x0, y0, x1, y1) in zip(pictures.pixels, pictures.boxes, strict=True):
+        kept = np.zeros((side, side), dtype=bool)
+        kept[int(0.33 * side) : int(0.57 * side), int(0.36 * side) : int(0.64 * side)] = True
+        kept[max(y0 - 1, 0) : y1 + 1, max(x0 - 1, 0) : x1 + 1] = False
+        levels.append(picture[kept].astype(np.float64))
+    return levels
+
+
+def test_pictures_show_the_texture_and_the_table_does_not() -> None:
+    patients = draw_patients(300, mix=CaseMix(size_median_mm=5.0, size_log_sd=0.2), seed=9)
+    levels = gland_without_lesion(draw_pictures(patients, "bmode_transverse", scanner=Scanner(pixels=64), seed=9))
+    roughness = [np.log(level.std() / level.mean()) for level in levels]
+    assert np.corrcoef(roughness, patients.texture)[0, 1] > 0.7
+    numbers = np.stack([exposed.astype(float) for exposed in exposures(patients.variables).values()], axis=1)
+    scores = cross_val_predict(LogisticRegression(), numbers, patients.texture > 0, method="decision_function")
+    assert roc_auc_score(patients.texture > 0, scores) < 0.6
+
+
+def of_size(size: float) -> Patients:
+    patients = draw_patients(60, mix=CaseMix(size_median_mm=size, size_log_sd=0.01), seed=10)
+    patients.variables["taller_than_wide"] = False
+    return patients
+
+
+@pytest.mark.parametrize("size", [5.0, 10.0, 20.0])
+def test_the_box_is_as_wide_as_the_lesion(size: float) -> None:
+    scanner = Scanner(pixels=128, field_mm=40.0)
+    boxes = draw_pictures(of_size(size), "bmode_transverse", scanner=scanner, seed=1).boxes
+    assert boxes.min() >= 0
+    assert boxes.max() <= 128
+    np.testing.assert_allclose((boxes[:, 2] - boxes[:, 0]) * 40.0 / 128.0, size, rtol=0.05, atol=0.7)
+
+
+def test_the_lesion_is_darker_than_the_gland_round_it() -> None:
+    patients = draw_patients(60, mix=CaseMix(size_median_mm=8.0, size_log_sd=0.05), seed=11)
+    patients.variables["echogenicity"], patients.variables["calcification"] = "markedly_hypoechoic", "none"
+    pictures = draw_pictures(patients, "bmode_longitudinal", scanner=Scanner(), seed=1)
+    inside = [
+        picture[(y0 + y1) // 2 - 2 : (y0 + y1) // 2 + 3, (x0 + x1) // 2 - 2 : (x0 + x1) // 2 + 3].mean()
+        for picture, (x0, y0, x1, y1) in zip(pictures.pixels, pictures.boxes, strict=True)
+    ]
+    outside = [level.mean() for level in gland_without_lesion(pictures)]
+    assert np.mean(np.array(inside) < np.array(outside)) > 0.95
+
+
+def test_only_doppler_is_coloured_and_both_follow_from_the_seed() -> None:
+    patients = draw_patients(70, mix=CaseMix(), seed=12)
+    scanner = Scanner(pixels=32)
+    bmode, doppler = (draw_pictures(patients, view, scanner=scanner, seed=1) for view in ("bmode_transverse", "doppler"))
+    assert bmode.pixels.shape == (70, 32, 32)
+    assert doppler.pixels.shape == (70, 32, 32, 3)
+    coloured = np.ptp(doppler.pixels.astype(int), axis=3).max(axis=(1, 2)) > 50
+    assert coloured.mean() > 0.5
+    np.testing.assert_array_equal(bmode.boxes, doppler.boxes)
+    np.testing.assert_array_equal(doppler.pixels, draw_pictures(patients, "doppler", scanner=scanner, seed=1).pixels)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if path.suffix != ".xlsx"}  # a workbook holds its date
+
+
+@pytest.mark.parametrize("hospital", HOSPITALS)
+def test_an_export_follows_from_the_seed(hospital: str, tmp_path: Path) -> None:
+    for out, seed in (("one", 1), ("same", 1), ("other", 2)):
+        synthesize(tmp_path / out, hospital=hospital, patients=5, seed=seed)
+    one, same, other = (contents(tmp_path / out) for out in ("one", "same", "other"))
+    assert one == same
+    assert one != other
+    if hospital == "cedar":
+        books = [pd.read_excel(tmp_path / out / "cedar" / "registry.xlsx", sheet_name=None) for out in ("one", "same")]
+        for sheet, table in books[0].items():
+            pd.testing.assert_frame_equal(table, books[1][sheet])
+
+
+@pytest.mark.parametrize("hospital", HOSPITALS)
+def test_the_truth_lies_outside_the_hospital(hospital: str, tmp_path: Path) -> None:
+    site_file = synthesize(tmp_path, hospital=hospital, patients=12, seed=1)
+    assert site_file == tmp_path / hospital / "site.toml"
+    truth = pd.read_parquet(tmp_path / "truth" / f"{hospital}.parquet")
+    assert len(truth) == 12
+    assert {"texture", "risk", "label"} <= set(truth.columns)
+    assert read_site(site_file).site.name == hospital
+    told = b"".join(contents(tmp_path / hospital).values())
+    assert b"texture" not in told
+    assert b"risk" not in told
+
+
+def test_pictures_are_of_the_size_the_scanner_draws(tmp_path: Path) -> None:
+    synthesize(tmp_path, hospital="cedar", patients=3, seed=1)
+    pictures = sorted((tmp_path / "cedar" / "ultrasound").rglob("*.tif"))
+    assert len(pictures) == 9
+    modes = set()
+    for picture in pictures:
+        with Image.open(picture) as image:
+            assert image.size == (160, 160)
+            modes.add((picture.parent.name, image.mode))
+    assert modes == {("transverse", "L"), ("longitudinal", "L"), ("colour", "RGB")}
+
+
+@pytest.mark.parametrize(("hospital", "patients", "faults"), [("oak", 10, 1), ("alder", 0, 1), ("oak", -1, 2)])
+def test_what_cannot_be_synthesized_is_told_at_once(hospital: str, patients: int, faults: int, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        synthesize(tmp_path / "out", hospital=hospital, patients=patients, seed=1)
+    assert len(caught.value.faults) == faults
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(ConfigurationError, match="can be written"):
+        synthesize(tmp_path / "taken", hospital="alder", patients=2, seed=1)
