@@ -157,7 +157,9 @@ def _round(number: int) -> RoundRecord:
                 update_norm=1.4 / number + 0.1,
                 tune=_score(hospital, 50 + seed, skill=progress),
             )
-    return RoundRecord(number, sites, 0.58 + 0.22 * progress, 15.9, "0" * 64)
+    entering = number - 1
+    selection = 0.58 + 0.22 * (1.0 - np.exp(-entering / 4.0)) - 0.02 * max(entering - 9, 0)
+    return RoundRecord(number, sites, float(selection), 15.9, "0" * 64)
 
 
 def _arms(tested: dict[str, Performance]) -> tuple[Arm, ...]:

@@ -21,7 +21,7 @@ def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
     """The document of ``schema.json``; ``arms`` are the comparators of a simulation with baselines."""
     tested = {name: reply.parts["test"] for name, reply in record.evaluations.items() if "test" in reply.parts}
     pooled = scored.over_sites(list(tested.values()))
-    document = {
+    document: Json = {
         "schema_version": SCHEMA_VERSION,
         "study": _study(record.protocol),
         "run": _run(record),
@@ -82,7 +82,7 @@ def _site(name: str, record: RunRecord, arms: Sequence[Arm]) -> Json:
     test = reply.parts.get("test") if reply else None
     absence = _absence(name, record)
     result = scored.at_site(test or _nobody(record.protocol), absence=absence)
-    site = {
+    site: Json = {
         "n": _of_parts(description, "patients"),
         "events": _of_parts(description, "positives"),
         "cohort": _cohort(description, record.protocol) if description else None,

@@ -28,7 +28,7 @@ def write_results(run_directory: Path, record: RunRecord, arms: Sequence[Arm] = 
     figures.mkdir(parents=True, exist_ok=True)
     write_atomically(run_directory / "results.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
     write_atomically(run_directory / "per_site.csv", per_site_csv(document))
-    drawn = report.figures(document)
+    drawn = report.draw_figures(document)
     for name, svg in drawn.items():
         write_atomically(figures / f"{name}.svg", svg)
     for stale in figures.glob("*.svg"):
