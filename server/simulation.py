@@ -3,9 +3,9 @@
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from importlib.resources import files
 from pathlib import Path
 from queue import SimpleQueue
-from importlib.resources import files
 from threading import Lock, Thread
 from typing import Literal
 
