@@ -100,7 +100,7 @@ def roster_of(**nodes):
     return grid, roster
 
 
-def ask(roster, sites, *, deadline_s=0.3, payload=b""):
+def ask(roster, sites, *, deadline_s=10.0, payload=b""):
     requests = {site: Envelope(site.encode(), payload) for site in sites}
     return {answer.site: answer for answer in roster.ask(requests, deadline_s=deadline_s)}
 
@@ -124,14 +124,14 @@ def test_connecting_waits_for_a_site_that_comes_later_and_for_one_whose_worker_i
     start = time.monotonic()
     roster = Roster(Arriving({10: Node(None)}), poll_s=0.02)
     assert roster.connect(["slow", "late"], timeout_s=5.0) == ("slow", "late")
-    assert 0.2 <= time.monotonic() - start < 2.0
+    assert 0.2 <= time.monotonic() - start < 5.0
 
 
 def test_time_is_up_without_a_site():
     start = time.monotonic()
     roster = Roster(ScriptedGrid({10: Node("north")}), poll_s=0.02)
     assert roster.connect(["north", "south"], timeout_s=0.2) == ("north",)
-    assert 0.2 <= time.monotonic() - start < 1.0
+    assert 0.2 <= time.monotonic() - start < 5.0
 
 
 def test_nobody_expected_is_there_at_once():
@@ -197,18 +197,18 @@ def test_every_site_gets_its_own_request_and_answer_bit_for_bit():
     assert {site: answer.envelope for site, answer in answers.items()} == {
         site: Envelope(b"re: " + site.encode(), payload) for site in ("north", "south")
     }
-    assert all(answer.code is None and 0.0 <= answer.seconds < 0.3 for answer in answers.values())
+    assert all(answer.code is None and 0.0 <= answer.seconds < 10.0 for answer in answers.values())
 
 
 def test_answers_come_as_they_arrive():
-    _, roster = roster_of(slow=Node("slow", echo, delay_s=0.4), quick=Node("quick", echo))
+    _, roster = roster_of(slow=Node("slow", echo, delay_s=0.5), quick=Node("quick", echo))
     start = time.monotonic()
-    answers = roster.ask({"slow": Envelope(b""), "quick": Envelope(b"")}, deadline_s=5.0)
+    answers = roster.ask({"slow": Envelope(b""), "quick": Envelope(b"")}, deadline_s=10.0)
     assert next(answers).site == "quick"
-    assert time.monotonic() - start < 0.3
+    assert time.monotonic() - start < 0.5
     slow = next(answers)
     assert slow.site == "slow"
-    assert 0.4 <= slow.seconds < 1.0
+    assert slow.seconds >= 0.5
     assert list(answers) == []
 
 
@@ -222,7 +222,7 @@ def test_silence_ends_at_the_deadline():
     _, roster = roster_of(mute=Node("mute", silence), north=Node("north", echo))
     start = time.monotonic()
     answers = ask(roster, ["mute", "north"], deadline_s=0.2)
-    assert 0.2 <= time.monotonic() - start < 1.0
+    assert 0.2 <= time.monotonic() - start < 5.0
     assert answers["north"].code is None
     assert (answers["mute"].envelope, answers["mute"].code) == (None, FailureCode.DEADLINE)
     assert answers["mute"].seconds >= 0.2
@@ -237,9 +237,10 @@ def test_what_arrived_while_the_caller_was_busy_past_the_deadline_still_counts()
 
 
 def test_a_late_reply_is_never_an_answer_to_the_next_question():
-    grid, roster = roster_of(late=Node("late", echo, delay_s=0.3))
+    grid, roster = roster_of(late=Node("late", echo, delay_s=600.0))
     assert ask(roster, ["late"], deadline_s=0.05)["late"].code is FailureCode.DEADLINE
-    time.sleep(0.3)
+    [(message, (_, reply))] = grid.replies.items()
+    grid.replies[message] = (0.0, reply)
     grid.nodes[10].answer = silence
     assert ask(roster, ["late"], deadline_s=0.1)["late"].code is FailureCode.DEADLINE
 
