@@ -54,11 +54,19 @@ def prepare(
     """
     from server.simulation import read_sites
 
-    protocol = read_protocol(study_file)
+    faults: list[Fault] = []
+    try:
+        protocol = read_protocol(study_file)
+    except ConfigurationError as error:
+        faults += error.faults
+    try:
+        sites = read_sites(site_files)
+    except ConfigurationError as error:
+        faults += error.faults
+    if faults:
+        raise ConfigurationError(faults)
     if rounds is not None:
-        federation = protocol.federation.model_dump() | {"rounds": rounds}
-        protocol = StudyProtocol.model_validate_json(json.dumps(protocol.model_dump(mode="json") | {"federation": federation}))
-    sites = read_sites(site_files)
+        protocol = protocol.model_copy(update={"federation": protocol.federation.model_copy(update={"rounds": rounds})})
     simulation = Simulation(
         protocol=protocol,
         study_file=study_file,

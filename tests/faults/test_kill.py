@@ -1,0 +1,70 @@
+"""kill -9 of a whole simulation at random moments: each rerun of the same command goes on, and ends with the same bits."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.numpy import load_file
+
+from server.journal import Journal
+from tests.tables import write_sites, write_study
+
+pytestmark = pytest.mark.faults
+
+KILLS = 10
+ROUNDS = 12
+COMMAND = [sys.executable, "-c", "from server.cli import app; app()"]
+
+
+def start(study: Path, sites: list[Path], out: Path) -> subprocess.Popen[bytes]:
+    arguments = ["simulate", str(study), *map(str, sites), "--out", str(out), "--threads", "1"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "CONSILIUM_CACHE": str(out.parent / "cache")}
+    log = (out.parent / f"{out.name}.log").open("ab")
+    with log:
+        return subprocess.Popen(COMMAND + arguments, stdout=log, stderr=log, env=environment, start_new_session=True)
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.kill()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(30)
+
+
+def outcome(out: Path) -> tuple[dict[str, bytes], dict[str, object], list[int]]:
+    """Final tensors, results that do not depend on time, and the rounds in the journal."""
+    tensors = {name: tensor.tobytes() for name, tensor in load_file(out / "models" / "best.safetensors").items()}
+    results = json.loads((out / "results.json").read_text())
+    with Journal(out) as journal:
+        rounds = [record.round for record in journal.rounds()]
+    return tensors, {"sites": results["sites"], "pooled": results["pooled"]}, rounds
+
+
+def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
+    study, sites = write_study(tmp_path, rounds=ROUNDS), write_sites(tmp_path)
+    began = time.monotonic()
+    assert start(study, sites, tmp_path / "whole").wait(300) == 0
+    duration = time.monotonic() - began
+    moments = random.Random(20261123)
+    out, kills, ended = tmp_path / "killed", 0, False
+    while kills < KILLS and not ended:
+        process = start(study, sites, out)
+        # Later attempts have less left to do, so that moments over the whole duration hit every phase of the run.
+        try:
+            process.wait(moments.uniform(0.2, 1.0) * duration)
+            ended = True
+        except subprocess.TimeoutExpired:
+            kill_tree(process)
+            kills += 1
+    assert kills >= KILLS // 2, "the run ended before it could be killed often enough to tell anything"
+    process = start(study, sites, out)
+    assert process.wait(300) == 0, (tmp_path / "killed.log").read_text()
+    assert outcome(out) == outcome(tmp_path / "whole")
+    assert outcome(out)[2] == list(range(1, ROUNDS + 1))
