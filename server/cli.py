@@ -125,7 +125,7 @@ def _summarize(record: "RunRecord", out: Path, console: "Console") -> None:
     for name, site in results["sites"].items():
         auc = (site.get("metrics") or {}).get("auc")
         table.add_row(name, _count(site, "n"), _count(site, "events"), *_auc_cells(auc))
-    table.add_row("all together", "", "", *_auc_cells(results["pooled"].get("auc")))
+    table.add_row("all together", "", "", *_auc_cells(results["pooled"]["metrics"]["auc"]))
     console.print(table)
     for failure in record.failures:
         console.print(f"site {failure.site} did not count in round {failure.round} ({failure.phase}): {failure.reason}")
