@@ -14,7 +14,7 @@ from shared_model.summaries import CategoryCounts, Moments, Performance, ScoreHi
 Json = dict[str, Any]
 SCHEMA_VERSION = 1
 SEQUENTIAL_ENGINE = "in-process"  # its sites compute one after another
-BASELINES = "baselines"  # the phase of the comparators, which is no part of the federation's time
+COMPUTING = "site_compute"  # kept beside the phases: seconds of all replies, also of those that did not count
 
 
 def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
@@ -197,12 +197,13 @@ def _timing(record: RunRecord) -> Json:
         *([site.seconds for site in row.sites.values()] for row in record.rounds),
         [reply.seconds for reply in record.evaluations.values()],
     ]
-    computed = sum(map(sum, steps))
+    phases = dict(record.phases)
+    computed = phases.pop(COMPUTING, sum(map(sum, steps)))
     busy = computed if record.engine == SEQUENTIAL_ENGINE else sum(max(step, default=0.0) for step in steps)
-    federated = sum(seconds for phase, seconds in record.phases.items() if phase != BASELINES)
+    wall = sum(phases.values())
     return {
-        "wall_s": sum(record.phases.values()),
+        "wall_s": wall,
         "site_compute_s": computed,
-        "overhead_s": max(0.0, federated - busy),
-        "phases": dict(record.phases),
+        "overhead_s": max(0.0, wall - busy),
+        "phases": phases,
     }
