@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from client.site_config import SiteConfig
     from shared_model.protocol import StudyProtocol
 
+_FILE_WIDTH = 120  # columns of a report that goes to a file or a pipe
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
 
 
@@ -79,7 +81,10 @@ def _print(findings: "Findings", config: "SiteConfig", protocol: "StudyProtocol 
     if as_json:
         typer.echo(json.dumps({"ok": True, "site": config.site.name, **asdict(findings)}, indent=2))
     else:
-        print_report(Console(highlight=False), findings, protocol, site=config.site.name)
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = _FILE_WIDTH
+        print_report(console, findings, protocol, site=config.site.name)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ def run_flower(run_directory: Path, sites: Mapping[str, Path], *, threads: int |
         nodes = [_Node(number, path.resolve()) for number, path in enumerate(sites.values())]
         for node, port in zip(nodes, _free_ports(len(nodes)), strict=True):
             engine.start_site(node, port=port, threads=threads)
-        engine.await_workers(nodes)
+        engine.await_start(nodes)
         engine.run_study({})
 
 
@@ -97,6 +97,7 @@ def run_ray(run_directory: Path, sites: Mapping[str, Path], *, threads: int | No
     with tempfile.TemporaryDirectory(prefix="consilium-") as ray_folder, _engine(run_directory) as engine:
         (engine.scratch / "sites.json").write_text(json.dumps(plan), encoding="utf-8")
         engine.start_center("--simulation", environment={"RAY_TMPDIR": ray_folder, "RAY_AUTH_TOKEN_PATH": str(engine.secret)})
+        engine.await_start([])
         engine.run_study({"sites": str(engine.scratch / "sites.json")}, resources=resources)
 
 
@@ -154,7 +155,6 @@ class _Engine:
         ]
         self._start("superlink", link)
         self._start("superexec", ["flower-superexec", *common, "--runtime-api-address", self.address], environment or {})
-        _wait_until(lambda: _is_healthy(self.port), lambda: self.household.require("superlink", "superexec"))
 
     def start_site(self, node: _Node, *, port: int, threads: int | None) -> None:
         """Start the worker of ``node``, and its SuperNode with its local interface at ``port``."""
@@ -166,12 +166,15 @@ class _Engine:
         supernode += ["--node-config", f'worker="{node.socket}"']
         self._start(node.supernode, supernode, {"FLWR_HOME": str(self.scratch / f"home-{node.number}")})
 
-    def await_workers(self, nodes: Sequence[_Node]) -> None:
-        """Wait until all workers answer, so that a site that cannot start is told at once and not at the deadline."""
-        _wait_until(
-            lambda: all((self.scratch / node.socket).is_socket() for node in nodes),
-            lambda: self.household.require(*(name for node in nodes for name in (node.worker, node.supernode))),
-        )
+    def await_start(self, nodes: Sequence[_Node]) -> None:
+        """Wait until SuperLink and all workers answer, so that a site that cannot start is told now, not at a deadline."""
+        names = ["superlink", "superexec", *(name for node in nodes for name in (node.worker, node.supernode))]
+        deadline = monotonic() + START_TIMEOUT_S
+        while not (_is_healthy(self.port) and all((self.scratch / node.socket).is_socket() for node in nodes)):
+            self.household.require(*names)
+            if monotonic() > deadline:
+                raise StudyError(f"the engine did not start within {START_TIMEOUT_S:.0f} s")
+            sleep(0.1)
 
     def run_study(self, config: Mapping[str, str], *, resources: Mapping[str, int] | None = None) -> None:
         """Submit the study and wait until it has ended."""
@@ -206,9 +209,12 @@ class _Engine:
     def _flwr(self, *arguments: str) -> Any:
         result = self._command(*arguments, "--format", "json")
         try:
-            return json.loads(result.stdout)
+            document = json.loads(result.stdout)
         except ValueError:
-            raise StudyError(f"flwr {arguments[0]} failed:\n{result.stdout}{result.stderr}") from None
+            document = {"error-message": result.stdout + result.stderr}
+        if not document.get("success"):
+            raise StudyError(f"flwr {arguments[0]} failed: {document.get('error-message')}")
+        return document
 
     def _command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -285,12 +291,3 @@ def _is_healthy(port: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _wait_until(ready: Callable[[], bool], check: Callable[[], None]) -> None:
-    deadline = monotonic() + START_TIMEOUT_S
-    while not ready():
-        check()
-        if monotonic() > deadline:
-            raise StudyError(f"the engine did not start within {START_TIMEOUT_S:.0f} s")
-        sleep(0.1)

@@ -39,15 +39,14 @@ class Household:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for process in self._processes.values():
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, number)
+            for process in self._running():
+                os.killpg(process.pid, number)
             deadline = monotonic() + STOP_GRACE_S
-            while monotonic() < deadline and any(process.poll() is None for process in self._processes.values()):
+            while self._running() and monotonic() < deadline:
                 sleep(0.05)
         deadline = monotonic() + STOP_GRACE_S
-        while monotonic() < deadline and (stray := list(_marked(self._mark))):
-            for pid in stray:
+        while (strays := list(_marked(self._mark))) and monotonic() < deadline:
+            for pid in strays:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             sleep(0.05)
@@ -79,6 +78,9 @@ class Household:
         """The last ``lines`` of what ``name`` printed."""
         text = self._log(name).read_text(encoding="utf-8", errors="replace")
         return "\n".join(text.splitlines()[-lines:])
+
+    def _running(self) -> list["subprocess.Popen[bytes]"]:
+        return [process for process in self._processes.values() if process.poll() is None]
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"

@@ -1,7 +1,8 @@
 """The center's durable record of a run: one SQLite file and one safetensors checkpoint a round.
 
 A round is committed in two steps, checkpoint first (written, fsynced, renamed), row second (one transaction, full sync,
-which also makes durable whatever was written before it). Progress, time and traffic alone do not wait for the disk. After a kill at any moment the journal holds exactly the rounds that were committed, and a checkpoint that does not match
+which also makes durable whatever was written before it). Progress, time and traffic alone do not wait for the disk.
+After a kill at any moment the journal holds exactly the rounds that were committed, and a checkpoint that does not match
 the SHA-256 of its row is not trusted: the run continues from the round before.
 """
 
@@ -254,6 +255,7 @@ class Journal:
         best = self._fact("best_round") or 0
         phases = dict(self._database.execute("SELECT name, seconds FROM phase ORDER BY name").fetchall())
         traffic = Traffic(int(phases.pop("bytes_down", 0)), int(phases.pop("bytes_up", 0)))
+        site_compute = phases.pop("site_compute", 0.0)
         failures = self._database.execute("SELECT record FROM failure ORDER BY id").fetchall()
         return RunRecord(
             run=self.run,
@@ -272,6 +274,7 @@ class Journal:
             evaluations=self.evaluations(best),
             failures=tuple(_FAILURE.validate_json(record) for (record,) in failures),
             phases=phases,
+            site_compute_s=site_compute,
             traffic=traffic,
         )
 

@@ -6,7 +6,7 @@ import platform
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -165,4 +165,7 @@ def _refuse_another_run(simulation: Simulation) -> None:
 
 
 def _version(package: str) -> str:
-    return version(package)
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,7 +1,7 @@
-"""Run a command that does not outlive its parent, however that ends: ``python leash.py PARENT_PID COMMAND...``
+"""Processes that do not outlive their parent, however that ends: ``python leash.py PARENT_PID COMMAND...`` runs a command so.
 
-The kernel kills the command when its parent is gone, even by ``kill -9``, when no handler of the parent's runs (Linux; a
-no-op elsewhere). A file of its own, run by path: setting this between fork and exec is unsafe in a process with threads.
+The kernel kills them when the parent is gone, even by ``kill -9``, when no handler of the parent's runs (Linux; a no-op
+elsewhere). As a command of its own, because this must not be set between fork and exec in a process with threads.
 """
 
 import ctypes
@@ -12,15 +12,14 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
-def main() -> None:
-    """Become the command."""
-    parent, command = int(sys.argv[1]), sys.argv[2:]
+def die_with_parent(parent: int) -> None:
+    """Have this process killed when its parent, whose process id was ``parent``, ends; or end at once if it has."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             sys.exit("the parent has gone already")
-    os.execvp(command[0], command)
 
 
 if __name__ == "__main__":
-    main()
+    die_with_parent(int(sys.argv[1]))
+    os.execvp(sys.argv[2], sys.argv[2:])

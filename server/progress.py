@@ -95,11 +95,11 @@ class ProgressDisplay:
     def _round_done(self, body: dict[str, Any]) -> None:
         if self.one_line:
             return
-        judged = (
-            ""
-            if body["selection"] is None or body["round"] < 2
-            else f", model {body['round'] - 1} scored {body['selection']:.3f}"
-        )
+        judged = ""
+        if body["selection"] is not None and body["round"] > 1:
+            # Losses are kept negated, so that larger is better; nobody reads them so.
+            metric, score = body["metric"].replace("_", " "), abs(body["selection"])
+            judged = f", model of round {body['round'] - 1}: tuning {metric} {score:.3f}"
         self._print(f"round {body['round']}/{self._state['rounds']} in {body['seconds']:.1f} s{judged}{self._left()}")
 
     def _left(self) -> str:

@@ -58,7 +58,8 @@ class Traffic:
 class RunRecord:
     """A whole run. Model ``k`` is the one after ``k`` rounds; ``best_round`` is the ``k`` that was evaluated.
 
-    ``phases`` is wall time in seconds by phase (describe, train, evaluate, journal ...). ``started`` and ``finished``
+    ``phases`` is wall time in seconds by phase (describe, train, evaluate), of which the sites
+    computed ``site_compute_s``, added up over sites. ``started`` and ``finished``
     are ISO 8601 in UTC. ``stopped`` says in words why the rounds ended.
     """
 
@@ -78,6 +79,7 @@ class RunRecord:
     evaluations: Mapping[str, EvaluateReply]
     failures: tuple[SiteFailure, ...]
     phases: Mapping[str, float]
+    site_compute_s: float
     traffic: Traffic
 
 

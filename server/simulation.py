@@ -18,8 +18,7 @@ from client import residents
 from client.app import app
 from client.residents import Resident
 from client.site_config import read_site
-from client.synthetic.export import synthesize
-from client.synthetic.hospitals import HOSPITALS
+from client.synthetic import HOSPITALS, synthesize
 from client.worker import Worker, open_site, pooled_worker
 from server import engines
 from server.sites import Roster
@@ -162,8 +161,11 @@ def central_worker(workers: Mapping[str, Worker], *, state: Path) -> Worker:
 
 
 def demo_hospitals(folder: Path, *, count: int, patients: int, seed: int) -> list[Path]:
-    """Write ``count`` synthetic hospitals under ``folder`` as real ones would export; returns their site files."""
-    return [synthesize(folder, hospital=name, patients=patients, seed=seed) for name in list(HOSPITALS)[:count]]
+    """Write ``count`` synthetic hospitals under ``folder`` as real ones would export; returns their site files.
+
+    Hospitals of the same seed and size that are there already are left as they are.
+    """
+    return [synthesize(folder, hospital=name, patients=patients, seed=seed) for name in HOSPITALS[:count]]
 
 
 def _context(node: int, node_config: UserConfig) -> Context:

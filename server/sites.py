@@ -110,9 +110,10 @@ class Roster:
         waiting, absent = self._send_all(requests, ttl=deadline_s + CLOCK_SKEW_S)
         yield from (Answer(site, None, FailureCode.UNREACHABLE, 0.0) for site in absent)
         for _ in self._polls():
+            time_is_up = monotonic() >= started + deadline_s  # before looking: the caller may have taken its time
             for sent, reply in self._pull(waiting):
                 yield _answer(sent, reply)
-            if not waiting or monotonic() >= started + deadline_s:
+            if not waiting or time_is_up:
                 break
             self.refresh()
         now = monotonic()

@@ -198,7 +198,8 @@ class FederatedStudy:
         self.history.append(self.journal.commit_round(record, self._tensors()))
         self.round = number
         self.journal.drop_checkpoints(keep={number, number - 1, self._best_known()})
-        self.journal.event("committed", round=number, selection=record.selection, seconds=record.wall_s)
+        metric = self.protocol.evaluation.selection
+        self.journal.event("committed", round=number, metric=metric, selection=record.selection, seconds=record.wall_s)
 
     def _train_attempt(self, current: _Round, number: int, attempt: int, sites: list[str]) -> None:
         vectors = {"weights": self.model.weights}

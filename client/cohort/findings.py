@@ -22,6 +22,7 @@ class VariableFinding:
     ``column`` is None where the site does not map it. ``factor`` turned the site's ``unit`` into the protocol's.
     ``low``, ``median``, ``high`` are in the protocol's unit, before any logarithm, of plausible values only.
     ``out_of_range``, ``no_number`` and ``unmapped`` count cells, which became missing; the last two by their text.
+    ``better_unit`` would have brought more values into the range than ``unit``.
     """
 
     column: str | None
@@ -34,6 +35,7 @@ class VariableFinding:
     high: float | None = None
     categories: Mapping[str, int] = field(default_factory=dict)
     out_of_range: int = 0
+    better_unit: str | None = None
     no_number: Mapping[str, int] = field(default_factory=dict)
     unmapped: Mapping[str, int] = field(default_factory=dict)
 

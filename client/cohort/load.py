@@ -26,8 +26,6 @@ from shared_model.messages import Part
 from shared_model.protocol import Images, StudyProtocol
 from shared_model.summaries import CohortFlow, PartCounts
 
-_LISTED_FILES = 20
-
 
 @dataclass(frozen=True)
 class Cohort:
@@ -97,7 +95,7 @@ def survey(config: SiteConfig, *, where: Path) -> Findings:
     if image_table is not None and config.images is not None:
         views = list(dict.fromkeys([*config.images.view.codes.values(), config.images.view.all or ""]))
         named = list(patients.rows)
-        list_pictures(image_table, config.images, patients=named, everyone=patients.everyone, views=views, where=where)
+        list_pictures(image_table, config.images, patients=named, known=patients.known, views=views, where=where)
     return with_notices(_findings(patients, patients.parts(config.split), variables={}), config, None)
 
 
@@ -181,20 +179,17 @@ def _read_images(
         return None, no_pictures(protocol.images, patients=len(patients.rows))
     views = list(protocol.images.views)
     named = list(patients.rows)
-    rows = list_pictures(table, config.images, patients=named, everyone=patients.everyone, views=views, where=where)
-    cache = f"{config.site.name}-{protocol.study.name}"
-    pictures = read_pictures(rows.pictures, protocol.images, patients=len(named), cache=cache, on_progress=on_progress)
-    if len(pictures.unusable) > config.images.max_unusable * pictures.read:
-        raise CohortError([_too_many_unusable(pictures, config.images.max_unusable, where)])
+    rows = list_pictures(table, config.images, patients=named, known=patients.known, views=views, where=where)
+    pictures = read_pictures(
+        rows.pictures,
+        protocol.images,
+        patients=len(named),
+        max_unusable=config.images.max_unusable,
+        cache=f"{config.site.name}-{protocol.study.name}",
+        where=where,
+        on_progress=on_progress,
+    )
     return rows, pictures
-
-
-def _too_many_unusable(pictures: PictureTensors, limit: float, where: Path) -> Fault:
-    files = [f"\n        {picture.file or '(none)'}: {reason}" for picture, reason in pictures.unusable]
-    rest = f"\n        and {len(files) - _LISTED_FILES} more" if len(files) > _LISTED_FILES else ""
-    found = f"{len(files)} of {pictures.read} images are unusable:{''.join(files[:_LISTED_FILES])}{rest}"
-    remedy = "export these files again, check images.file and images.folder, or raise images.max_unusable"
-    return Fault(str(where), "images.max_unusable", found, f"at most a share of {limit:g}", remedy)
 
 
 def _tensors(patients: Patients, protocol: StudyProtocol, values: dict[str, Values], pictures: PictureTensors) -> CohortTensors:
@@ -221,7 +216,7 @@ def _tensors(patients: Patients, protocol: StudyProtocol, values: dict[str, Valu
 def _findings(patients: Patients, part_of: Mapping[str, Part], *, variables: Mapping[str, VariableFinding]) -> Findings:
     outcomes = {part: [patients.labels[name] for name, own in part_of.items() if own == part] for part in PARTS}
     return Findings(
-        found=len(patients.everyone),
+        found=patients.found,
         included=len(patients.rows),
         excluded=patients.excluded,
         rows_without_id=patients.rows_without_id,

@@ -24,7 +24,7 @@ def with_notices(findings: Findings, config: SiteConfig, protocol: StudyProtocol
 
 def _of_patients(findings: Findings, config: SiteConfig) -> Iterator[Notice]:
     if findings.rows_without_id:
-        yield Notice(f"{findings.rows_without_id} rows have no patient identifier and are left out", "fill them in, if wanted")
+        yield Notice(f"rows without a patient identifier, left out: {findings.rows_without_id}", "fill them in, if wanted")
     if findings.ignored_labels:
         yield Notice(f"labels set aside by label.ignore: {_counts(findings.ignored_labels)}", "nothing, if this is meant")
     if findings.unlisted_parts:
@@ -60,8 +60,9 @@ def _of_variable(name: str, variable: VariableFinding) -> Iterator[Notice]:
         remedy = f'add missing = ["{example}"] if it means missing, or codes = {{ "{example}" = <number> }}'
         yield Notice(what, f"{remedy}; see also decimal")
     if variable.out_of_range:
-        what = f"{name}: {variable.out_of_range} values outside the plausible range became missing"
-        yield Notice(what, "check these values, and the unit, in the source")
+        what = f"{name}: values outside the plausible range became missing: {variable.out_of_range}"
+        hint = f'; more would be plausible with unit = "{variable.better_unit}"' if variable.better_unit else ""
+        yield Notice(what, f"check these values, and the unit, in the source{hint}")
     if variable.missing_share > _MOSTLY_MISSING:
         what = f"{name}: missing for {variable.missing} of {variable.patients} patients"
         yield Notice(what, "nothing, if the site did not measure it; otherwise check the column")
@@ -69,12 +70,12 @@ def _of_variable(name: str, variable: VariableFinding) -> Iterator[Notice]:
 
 def _of_images(images: ImageFindings, patients: int) -> Iterator[Notice]:
     if images.unusable:
-        yield Notice(f"{len(images.unusable)} images are unusable and left out", "export the files listed again")
+        yield Notice(f"unusable images, left out: {len(images.unusable)}", "export the files listed again")
     if images.unmapped_views:
         what = f"images of views that are not mapped are left out: {_counts(images.unmapped_views)}"
         yield Notice(what, "map them in images.view.codes, if the study has such a view")
     if images.of_nobody:
-        what = f"{images.of_nobody} rows of the image table belong to no patient of the cohort table"
+        what = f"rows of the image table whose patient is not in the cohort table: {images.of_nobody}"
         yield Notice(what, "nothing, if other patients are meant; otherwise compare the identifiers")
     if images.patients_without:
         yield Notice(f"{images.patients_without} of {patients} patients have no usable image", "nothing, if none was taken")

@@ -8,8 +8,11 @@ from typing import Self
 from client.cohort.split import PARTS, split_by_share
 from client.cohort.tables import Table, counted, listed, row_filter
 from client.site_config import SiteConfig, Split, canonical_code
+from shared_model.config_file import did_you_mean
 from shared_model.errors import CohortError, Fault
 from shared_model.messages import Part
+
+_SHOWN_CODES = 10
 
 NO_LABEL = "no label"
 IGNORED_LABEL = "label set aside"
@@ -21,13 +24,14 @@ class Patients:
     """Included patients, ordered by identifier as text, and what became of the others.
 
     ``rows`` are each patient's rows of the cohort table; ``assigned`` the part that the split column gives each, None
-    without such a column; ``everyone`` holds the identifiers that passed the row filter.
+    without such a column. ``found`` patients passed the row filter; ``known`` holds all identifiers of the table.
     """
 
     rows: Mapping[str, tuple[int, ...]]
     labels: Mapping[str, int]
     assigned: Mapping[str, Part] | None
-    everyone: frozenset[str]
+    found: int
+    known: frozenset[str]
     excluded: Mapping[str, int]
     rows_without_id: int
     ignored_labels: Mapping[str, int]
@@ -65,7 +69,8 @@ def select_patients(table: Table, config: SiteConfig, *, where: str) -> Patients
         rows={patient: tuple(rows[patient]) for patient in sorted(labels)},
         labels={patient: labels[patient] for patient in sorted(labels)},
         assigned=assigned,
-        everyone=frozenset(rows),
+        found=len(rows),
+        known=frozenset(table.column(config.cohort.patient_id)),
         excluded=dict(+Counter({NO_LABEL: unlabelled, IGNORED_LABEL: sum(ignored.values())})),
         rows_without_id=nameless,
         ignored_labels=ignored,
@@ -98,8 +103,12 @@ def _rows_by_patient(table: Table, config: SiteConfig, where: str) -> tuple[dict
 def _filtered_away(table: Table, config: SiteConfig, where: str) -> Fault:
     conditions = config.cohort.where
     held = "; ".join(f"{column} holds {counted(table.column(column))}" for column in conditions)
+    remedy = "use values that the columns hold"
+    for column, condition in conditions.items():
+        if isinstance(condition, str) and condition not in table.column(column):
+            remedy = did_you_mean(condition, table.column(column), otherwise=remedy)
     expected = f"at least one of the {table.rows} rows of {table.path.name} to pass"
-    return Fault(where, "cohort.where", f"no row passes the filter: {held}", expected, "use values that the columns hold")
+    return Fault(where, "cohort.where", f"no row passes the filter: {held}", expected, remedy)
 
 
 def _labels(
@@ -116,7 +125,8 @@ def _labels(
     if strange:
         found = f"column {label.column!r} also holds {counted(strange)}"
         expected = "each code in label.positive, label.negative or label.ignore"
-        remedy = f"add the codes to one of the three, e.g. label.ignore = [{_toml_code(strange[0])}] to leave them out"
+        shown = listed((_toml_code(code) for code in dict.fromkeys(strange)), limit=_SHOWN_CODES)
+        remedy = f"add them to one of the three; to leave these patients out: label.ignore = [{shown}]"
         faults.append(Fault(where, "cohort.label", found, expected, remedy))
         return {}, {}, 0
 
@@ -142,7 +152,7 @@ def _labels(
 
 
 def _conflicting_labels(patients: list[str], column: str, table: Table) -> Fault:
-    found = f"{len(patients)} patients have rows with different labels: {listed(sorted(patients), limit=10)}"
+    found = f"patients whose rows have different labels: {listed(sorted(patients), limit=10)}"
     remedy = "mend these rows; if an identifier covers several persons, name another column as patient_id"
     return Fault(str(table.path), column, found, "one label for a patient", remedy)
 
@@ -168,7 +178,7 @@ def _assigned_parts(
         else:
             unlisted[min(codes)] += 1
     if torn:
-        found_text = f"{len(torn)} patients are in two parts: {listed(sorted(torn), limit=10)}"
+        found_text = f"patients in two parts: {listed(sorted(torn), limit=10)}"
         remedy = "give all rows of a patient the same part, else the test is not of unseen patients"
         faults.append(Fault(where, f"split.column = {column!r}", found_text, "each patient in one part", remedy))
     return parts, dict(unlisted)

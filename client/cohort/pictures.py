@@ -31,6 +31,7 @@ Progress = Callable[[str, int, int], None]  # what is being done, how many of ho
 _VERSION = 1  # of everything here and in images.py that decides about pixels; part of the cache's key
 _THREADS = min(16, 2 * (os.cpu_count() or 1))
 _MAX_BYTES = 2**28
+_LISTED_FILES = 20
 _REASONS = tuple(Reason)
 _UNREAD, _USED = -2, -1
 
@@ -77,11 +78,11 @@ def list_pictures(
     config: Images,
     *,
     patients: Sequence[str],
-    everyone: frozenset[str],
+    known: frozenset[str],
     views: Sequence[str],
     where: Path,
 ) -> PictureRows:
-    """Pictures of ``patients``; ``everyone`` also holds the patients whose pictures are left alone. ``views`` are the
+    """Pictures of ``patients``; ``known`` are all of the cohort table, for pictures of others are told of. ``views`` are the
     protocol's.
 
     Raises:
@@ -93,9 +94,9 @@ def list_pictures(
         folder = locate(config.folder, base=where.parent, where=str(where), key="images.folder")
     identifiers = table.column(config.patient_id)
     rows = row_filter(table, config.where, config)
-    nobody = sum(identifiers[row] not in everyone for row in rows)
+    nobody = sum(identifiers[row] not in known for row in rows)
     if nobody == len(rows):
-        raise CohortError([_no_common_patient([identifiers[row] for row in rows], everyone, table, where)])
+        raise CohortError([_no_common_patient([identifiers[row] for row in rows], known, table, where)])
     index = {patient: place for place, patient in enumerate(patients)}
     rows = [row for row in rows if identifiers[row] in index]
     boxes = _boxes(table, config, rows, where=str(where))
@@ -116,28 +117,34 @@ def list_pictures(
 
 
 def read_pictures(
-    pictures: Sequence[Picture], settings: protocol.Images, *, patients: int, cache: str, on_progress: Progress
+    pictures: Sequence[Picture],
+    settings: protocol.Images,
+    *,
+    patients: int,
+    max_unusable: float,
+    cache: str,
+    where: Path,
+    on_progress: Progress,
 ) -> PictureTensors:
     """Decode as many of each patient's ``pictures`` as the protocol wants, or take them from the cache named ``cache``.
 
     An unusable picture gives its place to the patient's next one.
+
+    Raises:
+        CohortError: a share of more than ``max_unusable`` of the pictures read is unusable.
     """
     slot = Slot(cache, _key(pictures, settings, patients, on_progress))
     stored, state = slot.read()
+    found = stored or _decoded(pictures, settings, patients, on_progress)
+    status = found["status"].tolist()
+    unusable = tuple((picture, _REASONS[code]) for picture, code in zip(pictures, status, strict=True) if code >= 0)
+    read = sum(code != _UNREAD for code in status)
+    if len(unusable) > max_unusable * read:
+        raise CohortError([_too_many_unusable(unusable, read, max_unusable, where)])
     if stored is None:
-        stored = _decoded(pictures, settings, patients, on_progress)
-        if failure := slot.write(stored):
-            state = failure
-    status = stored["status"].tolist()
-    return PictureTensors(
-        images=stored["images"],
-        slots=stored["slots"],
-        views=stored["views"],
-        unusable=tuple((picture, _REASONS[code]) for picture, code in zip(pictures, status, strict=True) if code >= 0),
-        read=sum(code != _UNREAD for code in status),
-        used=sum(code == _USED for code in status),
-        cache=state,
-    )
+        state = slot.write(found) or state
+    used = read - len(unusable)
+    return PictureTensors(found["images"], found["slots"], found["views"], unusable, read, used, state)
 
 
 def no_pictures(settings: protocol.Images | None, *, patients: int) -> PictureTensors:
@@ -178,13 +185,21 @@ def _boxes(table: Table, config: Images, rows: list[int], *, where: str) -> list
     return boxes
 
 
-def _no_common_patient(identifiers: list[str], everyone: frozenset[str], table: Table, where: Path) -> Fault:
+def _no_common_patient(identifiers: list[str], known: frozenset[str], table: Table, where: Path) -> Fault:
     if not identifiers:
         remedy = "use values that the columns hold"
         return Fault(str(where), "images.where", "no row of the image table passes the filter", "at least one", remedy)
     found = f"{table.path.name} has patients such as {listed(identifiers, limit=3)}"
-    expected = f"patients of the cohort table, such as {listed(sorted(everyone), limit=3)}"
+    expected = f"patients of the cohort table, such as {listed(sorted(known), limit=3)}"
     return Fault(str(where), "images.patient_id", found, expected, "name the column that holds the same identifiers")
+
+
+def _too_many_unusable(unusable: tuple[tuple[Picture, Reason], ...], read: int, limit: float, where: Path) -> Fault:
+    files = [f"\n        {picture.file or '(none)'}: {reason}" for picture, reason in unusable]
+    rest = f"\n        and {len(files) - _LISTED_FILES} more" if len(files) > _LISTED_FILES else ""
+    found = f"{len(files)} of {read} images are unusable:{''.join(files[:_LISTED_FILES])}{rest}"
+    remedy = "export these files again, check images.file and images.folder, or raise images.max_unusable"
+    return Fault(str(where), "images.max_unusable", found, f"at most a share of {limit:g}", remedy)
 
 
 def _in_turn(pictures: list[Picture]) -> Iterator[Picture]:

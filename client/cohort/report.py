@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -14,7 +14,8 @@ _LISTED_FILES = 20
 
 def print_report(console: Console, findings: Findings, protocol: StudyProtocol | None, *, site: str) -> None:
     """Write ``findings`` of ``site`` to ``console``."""
-    console.print(Group(*_sections(findings, protocol, site)))
+    for section in _sections(findings, protocol, site):
+        console.print(section, soft_wrap=isinstance(section, Text))
 
 
 def _sections(findings: Findings, protocol: StudyProtocol | None, site: str) -> Iterator[RenderableType]:
@@ -92,5 +93,6 @@ def _images(images: ImageFindings) -> Iterator[RenderableType]:
 def _grid(title: str, *columns: str) -> Grid:
     grid = Grid(title=f"\n{title}", title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name in columns:
-        grid.add_column(name, justify="right" if name in {"patients", "positive", "images", "missing"} else "left")
+        justify: JustifyMethod = "right" if name in {"patients", "positive", "images", "missing"} else "left"
+        grid.add_column(name, justify=justify, overflow="fold")
     return grid

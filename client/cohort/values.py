@@ -103,24 +103,37 @@ def read_values(source: Source, rows: Sequence[tuple[int, ...]]) -> Values:
             array[place] = combine(found)
 
     counts = {kind: {cell: n for cell, n in used.most_common() if decoded[cell] is kind} for kind in _Unusable}
-    usable = sum(n for cell, n in used.items() if not isinstance(decoded[cell], _Unusable))
     faults = _disagreement(source, conflicts)
-    if sum(counts[_Unusable.OUT_OF_RANGE].values()) > usable:
-        faults += _implausible(source, used, decode)
-    return Values(array, _finding(source, array, counts), tuple(faults))
+    better = None
+    if out_of_range := sum(counts[_Unusable.OUT_OF_RANGE].values()):
+        numbers = _local_numbers(source, {c: n for c, n in used.items() if decoded[c] is not _Unusable.MISSING})
+        better = _better_unit(source, numbers)
+        if out_of_range > len(numbers) / 2:
+            faults.append(_implausible(source, numbers, better))
+    return Values(array, _finding(source, array, counts, better), tuple(faults))
 
 
 def _number_decoder(source: Source) -> _Decoder:
-    codes = {canonical_code(code): float(value) for code, value in (source.mapping.codes or {}).items()}
-    factor = source.factor
+    local, factor = _local_number(source), source.factor
 
     def decode(cell: str) -> float | _Unusable:
-        value = codes.get(canonical_code(cell), number(cell, decimal=source.decimal))
+        value = local(cell)
         if value is None:
             return _Unusable.NO_NUMBER
         return value * factor if source.plausible(value * factor) else _Unusable.OUT_OF_RANGE
 
     return decode
+
+
+def _local_number(source: Source) -> Callable[[str], float | None]:
+    """A cell as a number in the site's unit."""
+    codes = {canonical_code(code): float(value) for code, value in (source.mapping.codes or {}).items()}
+    return lambda cell: codes.get(canonical_code(cell), number(cell, decimal=source.decimal))
+
+
+def _local_numbers(source: Source, used: dict[str, int]) -> list[float]:
+    local = _local_number(source)
+    return [value for cell, n in used.items() if (value := local(cell)) is not None for _ in range(n)]
 
 
 def _category_decoder(source: Source) -> _Decoder:
@@ -134,32 +147,45 @@ def _disagreement(source: Source, conflicts: list[list[str]]) -> list[Fault]:
     if not conflicts:
         return []
     examples = listed((" and ".join(dict.fromkeys(cell or "nothing" for cell in cells)) for cells in conflicts), limit=5)
-    found = f"column {source.mapping.column!r} differs between rows of {len(conflicts)} patients: {examples}"
+    found = f"column {source.mapping.column!r} differs between rows of one patient: {examples}"
     remedy = 'set combine = "first", "min" or "max" to say which counts, or mend the table'
     return [Fault(source.where, f"{source.key}.combine", found, "one value for a patient", remedy)]
 
 
-def _implausible(source: Source, used: Counter[str], decode: _Decoder) -> list[Fault]:
+def _implausible(source: Source, numbers: list[float], better: str | None) -> Fault:
     """More than half of the numbers are outside the range: a wrong unit, or a wrong column."""
-    variable, mapping = source.variable, source.mapping
-    codes = {canonical_code(code): float(value) for code, value in (mapping.codes or {}).items()}
-    read = ((codes.get(canonical_code(cell), number(cell, decimal=source.decimal)), n) for cell, n in used.items())
-    local = [value for cell_value, n in read if cell_value is not None for value in [cell_value] * n]
-    low, high = variable.range or (-math.inf, math.inf)
-    unit = mapping.unit or variable.unit or ""
-    middle = median(local)
-    found = f"median {middle * source.factor:.4g} {variable.unit or ''}".rstrip() + f" (column {mapping.column!r})"
-    remedy = "check that this is the right column and unit"
-    for other in known_units(variable.unit, variable=source.name) if variable.unit else ():
-        factor = unit_factor(other, variable.unit or "", variable=source.name) or 1.0
-        if other != unit and source.plausible(middle * factor):
-            remedy = f'in {other} it would be {middle * factor:.4g} {variable.unit}: set unit = "{other}"'
-            break
-    expected = f"most values within the plausible range {low:g}..{high:g} {variable.unit or ''}".rstrip()
-    return [Fault(source.where, f"{source.key}.unit", found, expected, remedy)]
+    low, high = source.variable.range or (-math.inf, math.inf)
+    middle, unit = median(numbers), source.variable.unit or ""
+    found = f"median {_with_unit(middle * source.factor, unit)} in column {source.mapping.column!r}"
+    expected = f"most values within the plausible range {low:g}..{_with_unit(high, unit)}"
+    remedy = "check column and unit; a number that means missing belongs in missing = [...]"
+    if better is not None:
+        factor = unit_factor(better, unit, variable=source.name) or 1.0
+        remedy = f'if the column is in {better} it is {_with_unit(middle * factor, unit)}: set unit = "{better}"'
+    return Fault(source.where, f"{source.key}.unit", found, expected, remedy)
 
 
-def _finding(source: Source, array: NDArray[np.float64], counts: dict[_Unusable, dict[str, int]]) -> VariableFinding:
+def _better_unit(source: Source, numbers: list[float]) -> str | None:
+    """The unit that would bring more values, and their median, into the plausible range than the one that is set."""
+    unit = source.variable.unit
+    if unit is None:
+        return None
+
+    def plausible(other: str) -> int:
+        factor = unit_factor(other, unit, variable=source.name) or 1.0
+        return sum(source.plausible(value * factor) for value in numbers) if source.plausible(median(numbers) * factor) else 0
+
+    best = max(known_units(unit, variable=source.name), key=plausible)
+    return best if plausible(best) > sum(source.plausible(value * source.factor) for value in numbers) else None
+
+
+def _with_unit(value: float, unit: str) -> str:
+    return f"{value:.4g} {unit}".rstrip()
+
+
+def _finding(
+    source: Source, array: NDArray[np.float64], counts: dict[_Unusable, dict[str, int]], better: str | None
+) -> VariableFinding:
     present = array[~np.isnan(array)]
     numeric = source.variable.kind == "numeric" and present.size > 0
     return VariableFinding(
@@ -173,6 +199,7 @@ def _finding(source: Source, array: NDArray[np.float64], counts: dict[_Unusable,
         high=float(present.max()) if numeric else None,
         categories={name: int((present == k).sum()) for k, name in enumerate(source.variable.categories)},
         out_of_range=sum(counts[_Unusable.OUT_OF_RANGE].values()),
+        better_unit=better,
         no_number=_commonest(counts[_Unusable.NO_NUMBER]),
         unmapped=_commonest(counts[_Unusable.UNMAPPED]),
     )

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from client.synthetic.hospitals import HOSPITALS, Column, Hospital, Layout
+from client.synthetic.hospitals import HOSPITALS, PROFILES, Column, Hospital, Layout
 from client.synthetic.images import draw_pictures
 from client.synthetic.patients import REFERENCE_SIZE_MM, Patients, draw_patients, with_prevalence
 from shared_model.errors import ConfigurationError, Fault
@@ -25,7 +25,8 @@ from shared_model.seeds import derive
 def synthesize(out: Path, *, hospital: str, patients: int, seed: int) -> Path:
     """Write the export of ``patients`` patients of one invented hospital below ``out``; return the path of its site.toml.
 
-    The same arguments write the same files. ``hospital`` is one of ``HOSPITALS``.
+    The same arguments write the same files, and leave a whole export of these patients as it is. ``hospital`` is one of
+    ``HOSPITALS``.
 
     Raises:
         ConfigurationError: an unknown hospital, no patient, or a folder that cannot be written.
@@ -33,14 +34,18 @@ def synthesize(out: Path, *, hospital: str, patients: int, seed: int) -> Path:
     profile = _known(hospital, patients)
     drawn = draw_patients(patients, mix=with_prevalence(profile.mix, profile.prevalence), seed=derive(seed, hospital))
     identifiers = [profile.identifier.format(number) for number in range(1, patients + 1)]
+    truth, truth_file = _truth(drawn, identifiers), out / "truth" / f"{hospital}.parquet"
     folder = out / hospital
+    site_file = folder / "site.toml"
     rng = np.random.default_rng(derive(seed, hospital, "export"))
     try:
-        _write_truth(out / "truth" / f"{hospital}.parquet", drawn, identifiers)
+        if site_file.exists() and _holds(truth_file, truth):
+            return site_file
+        truth_file.unlink(missing_ok=True)  # and written last: it stands for a whole export
         images = _write_pictures(folder, profile, drawn, identifiers, rng, seed=derive(seed, hospital, "pictures"))
         _write_tables(folder, profile.layout, _patient_table(profile, drawn, identifiers, rng), images)
-        site_file = folder / "site.toml"
         site_file.write_bytes((files("site_configs") / "demo" / f"{hospital}.toml").read_bytes())
+        _write_truth(truth_file, truth)
     except OSError as error:
         raise ConfigurationError([_cannot_write(out, error)]) from None
     return site_file
@@ -54,17 +59,26 @@ def _known(hospital: str, patients: int) -> Hospital:
         faults.append(Fault("--patients", "", str(patients), "at least 1", "ask for more patients"))
     if faults:
         raise ConfigurationError(faults)
-    return HOSPITALS[hospital]
+    return PROFILES[hospital]
 
 
 def _cannot_write(out: Path, error: OSError) -> Fault:
     return Fault("--out", "", f"{out}: {error.strerror}", "a folder that can be written to", "choose another folder")
 
 
-def _write_truth(path: Path, drawn: Patients, identifiers: list[str]) -> None:
-    truth = drawn.variables.assign(id=identifiers, texture=drawn.texture, logit=drawn.logit, risk=drawn.risk, label=drawn.label)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    truth.to_parquet(path, index=False)
+def _truth(drawn: Patients, identifiers: list[str]) -> pd.DataFrame:
+    return drawn.variables.assign(id=identifiers, texture=drawn.texture, logit=drawn.logit, risk=drawn.risk, label=drawn.label)
+
+
+def _holds(file: Path, truth: pd.DataFrame) -> bool:
+    return file.exists() and pd.read_parquet(file).equals(truth)
+
+
+def _write_truth(file: Path, truth: pd.DataFrame) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_suffix(".tmp")
+    truth.to_parquet(beside, index=False)
+    beside.replace(file)
 
 
 def _patient_table(profile: Hospital, drawn: Patients, identifiers: list[str], rng: np.random.Generator) -> pd.DataFrame:

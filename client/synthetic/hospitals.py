@@ -203,4 +203,5 @@ _HAZEL = Hospital(
     absent={"tsh": 0.05, "capsule_distance": 0.04, "echogenicity": 0.03},
 )
 
-HOSPITALS: Mapping[str, Hospital] = {hospital.name: hospital for hospital in (_ALDER, _BIRCH, _CEDAR, _HAZEL)}
+PROFILES: Mapping[str, Hospital] = {hospital.name: hospital for hospital in (_ALDER, _BIRCH, _CEDAR, _HAZEL)}
+HOSPITALS = tuple(PROFILES)

@@ -12,8 +12,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
 from client.site_config import read_site
-from client.synthetic.export import synthesize
-from client.synthetic.hospitals import HOSPITALS
+from client.synthetic import HOSPITALS, synthesize
 from client.synthetic.images import Pictures, Scanner, draw_pictures
 from client.synthetic.patients import CaseMix, Patients, draw_patients, with_prevalence
 from shared_model.errors import ConfigurationError
@@ -204,6 +203,19 @@ def test_an_export_follows_from_the_seed(hospital: str, tmp_path: Path) -> None:
         books = [pd.read_excel(tmp_path / out / "cedar" / "registry.xlsx", sheet_name=None) for out in ("one", "same")]
         for sheet, table in books[0].items():
             pd.testing.assert_frame_equal(table, books[1][sheet])
+
+
+def test_a_whole_export_is_left_as_it_is_and_any_other_is_written_anew(tmp_path: Path) -> None:
+    def write(seed: int) -> int:
+        site_file = synthesize(tmp_path, hospital="hazel", patients=4, seed=seed)
+        return (site_file.parent / "patients.parquet").stat().st_mtime_ns
+
+    first = write(1)
+    assert write(1) == first
+    other = write(2)
+    assert other != first
+    (tmp_path / "hazel" / "site.toml").unlink()  # as if killed half-way
+    assert write(2) != other
 
 
 @pytest.mark.parametrize("hospital", HOSPITALS)
