@@ -88,7 +88,8 @@ def fake_run() -> tuple[RunRecord, tuple[Arm, ...]]:
                 for number in range(1, ROUNDS + 1)
             ),
         ),
-        phases={"describe": 4.1, "train": 190.5, "evaluate": 9.2, "journal": 3.9, "site_compute": 203.0},
+        phases={"describe": 4.1, "train": 190.5, "evaluate": 9.2},
+        site_compute_s=203.0,
         traffic=Traffic(bytes_down=183_000_000, bytes_up=171_500_000),
     )
     return record, _arms(tested)

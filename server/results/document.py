@@ -14,7 +14,6 @@ from shared_model.summaries import CategoryCounts, Moments, Performance, ScoreHi
 Json = dict[str, Any]
 SCHEMA_VERSION = 1
 SEQUENTIAL_ENGINE = "in-process"  # its sites compute one after another
-COMPUTING = "site_compute"  # kept beside the phases: seconds of all replies, also of those that did not count
 
 
 def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
@@ -197,13 +196,12 @@ def _timing(record: RunRecord) -> Json:
         *([site.seconds for site in row.sites.values()] for row in record.rounds),
         [reply.seconds for reply in record.evaluations.values()],
     ]
-    phases = dict(record.phases)
-    computed = phases.pop(COMPUTING, sum(map(sum, steps)))
-    busy = computed if record.engine == SEQUENTIAL_ENGINE else sum(max(step, default=0.0) for step in steps)
-    wall = sum(phases.values())
+    slowest = sum(max(step, default=0.0) for step in steps)
+    busy = record.site_compute_s if record.engine == SEQUENTIAL_ENGINE else slowest
+    wall = sum(record.phases.values())
     return {
         "wall_s": wall,
-        "site_compute_s": computed,
+        "site_compute_s": record.site_compute_s,
         "overhead_s": max(0.0, wall - busy),
-        "phases": phases,
+        "phases": dict(record.phases),
     }
