@@ -1,5 +1,5 @@
-"""A finished run with everything that goes wrong in one: a one-class site, an empty one, one that dropped out for two rounds,
-one that never answered. Scores are drawn, not trained."""
+"""A finished run with everything that goes wrong in one: a site of each class alone, an empty one, one that dropped out for
+two rounds, one that never answered. Scores are drawn, not trained."""
 
 from dataclasses import dataclass
 
@@ -53,6 +53,7 @@ HOSPITALS = {
     "University_Health_Network": Hospital(62, 0.27, skill=1.3),
     "Johns_Hopkins": Hospital(47, 0.0),
     "MD_Anderson": Hospital(0, 0.0),
+    "Basel": Hospital(36, 1.0),
 }
 SILENT = "Univ_Pittsburgh"
 
@@ -87,7 +88,8 @@ def fake_run() -> tuple[RunRecord, tuple[Arm, ...]]:
                 for number in range(1, ROUNDS + 1)
             ),
         ),
-        phases={"describe": 4.1, "train": 190.5, "evaluate": 9.2, "journal": 3.9, "baselines": 73.0},
+        phases={"describe": 4.1, "train": 190.5, "evaluate": 9.2},
+        site_compute_s=203.0,
         traffic=Traffic(bytes_down=183_000_000, bytes_up=171_500_000),
     )
     return record, _arms(tested)
@@ -99,7 +101,8 @@ def _score(hospital: Hospital, seed: int, *, skill: float = 1.0) -> Performance:
     n = hospital.patients // 5
     labels = (np.arange(n) < round(n * hospital.prevalence)).astype(float)
     noise = rng.normal(size=n)
-    centre = np.log(max(hospital.prevalence, 0.2) / (1.0 - max(hospital.prevalence, 0.2)))
+    expected = min(max(hospital.prevalence, 0.2), 0.8)
+    centre = np.log(expected / (1.0 - expected))
     logit = centre + hospital.shift + 0.8 * noise + hospital.skill * skill * (labels - 0.4)
     return performance(1.0 / (1.0 + np.exp(-logit)), labels, evaluation=PROTOCOL.evaluation)
 

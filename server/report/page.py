@@ -46,6 +46,8 @@ def render(document: Json) -> str:
         without_curve=[name for name in document["sites"] if f"roc_{name}" not in drawn],
         failures=_failures(document),
         variables=_variables(document),
+        judged=any(row["selection"] is not None for row in document["rounds"]),
+        with_images=any(site["cohort"] and site["cohort"]["images_found"] for site in document["sites"].values()),
         has_baselines=any("local_only" in site for site in document["sites"].values()),
     )
 
@@ -97,5 +99,7 @@ def _variables(document: Json) -> list[Json]:
 
 
 def _spread(cell: Json) -> str:
-    sign = "×/÷" if cell["geometric"] else "±"
-    return "–" if cell["spread"] is None else f"{wording.decimal(cell['mean'], 1)} {sign} {wording.decimal(cell['spread'], 1)}"
+    if cell["spread"] is None:
+        return "–"
+    digits, sign = 1 if cell["mean"] >= 10 else 2, "×/÷" if cell["geometric"] else "±"
+    return f"{wording.decimal(cell['mean'], digits)} {sign} {wording.decimal(cell['spread'], digits)}"

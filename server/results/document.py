@@ -14,7 +14,6 @@ from shared_model.summaries import CategoryCounts, Moments, Performance, ScoreHi
 Json = dict[str, Any]
 SCHEMA_VERSION = 1
 SEQUENTIAL_ENGINE = "in-process"  # its sites compute one after another
-BASELINES = "baselines"  # the phase of the comparators, which is no part of the federation's time
 
 
 def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
@@ -197,12 +196,12 @@ def _timing(record: RunRecord) -> Json:
         *([site.seconds for site in row.sites.values()] for row in record.rounds),
         [reply.seconds for reply in record.evaluations.values()],
     ]
-    computed = sum(map(sum, steps))
-    busy = computed if record.engine == SEQUENTIAL_ENGINE else sum(max(step, default=0.0) for step in steps)
-    federated = sum(seconds for phase, seconds in record.phases.items() if phase != BASELINES)
+    slowest = sum(max(step, default=0.0) for step in steps)
+    busy = record.site_compute_s if record.engine == SEQUENTIAL_ENGINE else slowest
+    wall = sum(record.phases.values())
     return {
-        "wall_s": sum(record.phases.values()),
-        "site_compute_s": computed,
-        "overhead_s": max(0.0, federated - busy),
+        "wall_s": wall,
+        "site_compute_s": record.site_compute_s,
+        "overhead_s": max(0.0, wall - busy),
         "phases": dict(record.phases),
     }

@@ -93,7 +93,7 @@ def test_shows_the_numbers_of_the_document(document, page):
         auc = block["metrics"]["auc"]
         assert f"{auc['value']:.2f} {auc['low']:.2f} to {auc['high']:.2f}" in text
     assert document["study"]["protocol_sha256"] in text
-    assert "best after round 9" in text
+    assert "tested: after round 9" in text
     assert "183.0 MB" in text
     assert "missing 100%" in text
 
