@@ -13,7 +13,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from server.journal import Journal
+from server.journal import FILE, Journal
 from tests.tables import write_sites, write_study
 
 pytestmark = pytest.mark.faults
@@ -38,6 +38,23 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     process.wait(30)
 
 
+def wait_for_events(process: subprocess.Popen[bytes], out: Path, *, more: int) -> bool:
+    """Wait until the journal holds ``more`` events than now; False if the run ends before."""
+    seen = events(out)
+    while events(out) < seen + more:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def events(out: Path) -> int:
+    if not (out / FILE).exists():
+        return 0
+    with Journal(out) as journal:
+        return len(journal.events())
+
+
 def outcome(out: Path) -> tuple[dict[str, bytes], dict[str, object], list[int]]:
     """Final tensors, results that do not depend on time, and the rounds in the journal."""
     tensors = {name: tensor.tobytes() for name, tensor in load_file(out / "models" / "best.safetensors").items()}
@@ -49,22 +66,16 @@ def outcome(out: Path) -> tuple[dict[str, bytes], dict[str, object], list[int]]:
 
 def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
     study, sites = write_study(tmp_path, rounds=ROUNDS), write_sites(tmp_path)
-    began = time.monotonic()
     assert start(study, sites, tmp_path / "whole").wait(300) == 0
-    duration = time.monotonic() - began
     moments = random.Random(20261123)
-    out, kills, ended = tmp_path / "killed", 0, False
-    while kills < KILLS and not ended:
+    out = tmp_path / "killed"
+    for kill in range(KILLS):
         process = start(study, sites, out)
-        # Later attempts have less left to do, so that moments over the whole duration hit every phase of the run.
-        try:
-            process.wait(moments.uniform(0.2, 1.0) * duration)
-            ended = True
-        except subprocess.TimeoutExpired:
-            kill_tree(process)
-            kills += 1
-    assert kills >= KILLS // 2, "the run ended before it could be killed often enough to tell anything"
-    process = start(study, sites, out)
-    assert process.wait(300) == 0, (tmp_path / "killed.log").read_text()
+        # A run has some 90 events; a few at a time, then a little longer, reaches every kind of moment before its end.
+        if kill:
+            assert wait_for_events(process, out, more=moments.randint(1, 8)), (tmp_path / "killed.log").read_text()
+        time.sleep(moments.uniform(0.0, 0.05))
+        kill_tree(process)
+    assert start(study, sites, out).wait(300) == 0, (tmp_path / "killed.log").read_text()
     assert outcome(out) == outcome(tmp_path / "whole")
     assert outcome(out)[2] == list(range(1, ROUNDS + 1))
