@@ -52,6 +52,40 @@ def check(
         _print(findings, config, protocol, as_json=as_json)
 
 
+@app.command()
+def worker(
+    site: Annotated[Path, typer.Argument(metavar="SITE.toml", help="The hospital's configuration.")],
+    socket: Annotated[Path, typer.Option(help="Unix socket at which the relay to the center asks.")],
+    state: Annotated[Path, typer.Option(help="Folder for what the site remembers of each run.")],
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+) -> None:
+    """Run the resident process that owns the hospital's data and answers the center's requests, until it is stopped.
+
+    Example: consilium-site worker msk.toml --socket /run/consilium/msk.sock --state /var/lib/consilium
+    """
+    with _told_plainly(as_json=False):
+        from client.serving import serve_site
+
+        serve_site(site, socket=socket, state=state, threads=threads)
+
+
+@app.command()
+def synthesize(
+    out: Annotated[Path, typer.Option(help="Folder that gets HOSPITAL/ and truth/.")],
+    hospital: Annotated[str, typer.Option(help="One of alder, birch, cedar, hazel.")],
+    patients: Annotated[int, typer.Option(help="How many.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same hospital.")] = 0,
+) -> None:
+    """Write the export of an invented hospital, with its site.toml, as a real one would export.
+
+    Example: consilium-site synthesize --out hospitals --hospital alder --patients 200 --seed 1
+    """
+    with _told_plainly(as_json=False):
+        from client.synthetic import synthesize as write
+
+        typer.echo(write(out, hospital=hospital, patients=patients, seed=seed))
+
+
 def _read(site: Path, study: Path | None) -> "tuple[SiteConfig, StudyProtocol | None]":
     """Both files, or the faults of both."""
     from client.site_config import read_site

@@ -10,7 +10,9 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
+from typer.testing import CliRunner, Result
 
+from client.cli import app
 from client.site_config import read_site
 from client.synthetic import HOSPITALS, synthesize
 from client.synthetic.images import Pictures, Scanner, draw_pictures
@@ -255,3 +257,15 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(ConfigurationError, match="can be written"):
         synthesize(tmp_path / "taken", hospital="alder", patients=2, seed=1)
+
+
+def test_the_command_prints_the_site_file_or_what_to_mend(tmp_path: Path) -> None:
+    def run(hospital: str) -> Result:
+        return CliRunner().invoke(app, ["synthesize", "--out", str(tmp_path), "--hospital", hospital, "--patients", "2"])
+
+    written = run("birch")
+    assert written.exit_code == 0
+    assert Path(written.stdout.strip()) == tmp_path / "birch" / "site.toml"
+    refused = run("oak")
+    assert refused.exit_code == 2
+    assert "alder, birch, cedar, hazel" in refused.stderr
