@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from shared_model import config_file
 from shared_model.config_file import Strict
 from shared_model.messages import Part
-from shared_model.protocol import Fraction
+from shared_model.protocol import Fraction, Positive
 
 Scalar = str | int | float | bool
 TaskName = Literal["describe", "train", "evaluate"]
@@ -132,8 +132,9 @@ class Images(TableFormat):
     a cell as Python slices do: ``"Masks/mask_{ID[4:]}.png"``.
 
     ``roi`` names four columns with the lesion's box ``x0, y0, x1, y1`` in pixels of the stored image, and ``mask`` a
-    column or pattern with a picture of the lesion's outline. ``max_unusable`` is the share of files that may be
-    unreadable before the site refuses to take part.
+    column or pattern with a picture of the lesion's outline. ``mm_per_pixel`` is the physical size of a pixel of the stored
+    image, or the column that holds it. ``max_unusable`` is the share of files that may be unreadable before the site
+    refuses to take part.
     """
 
     table: str
@@ -144,6 +145,7 @@ class Images(TableFormat):
     folder: str | None = None
     roi: tuple[str, str, str, str] | None = None
     mask: str | None = None
+    mm_per_pixel: Positive | str | None = None
     max_unusable: Fraction = 0.1
 
 
