@@ -33,7 +33,7 @@ _THREADS = min(16, 2 * (os.cpu_count() or 1))
 _MAX_BYTES = 2**28
 _LISTED_FILES = 20
 _REASONS = tuple(Reason)
-_UNREAD, _USED = -2, -1
+_UNSCALED, _UNREAD, _USED = -3, -2, -1
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,7 +63,8 @@ class PictureRows:
 @dataclass(frozen=True)
 class PictureTensors:
     """``images`` uint8 ``[M, C, H, W]``; ``slots``, ``views`` int64 ``[P, V]``; ``unusable`` pictures with reasons, in
-    the order of ``pictures``; how many ``read``, how many ``used``; and what became of the cache."""
+    the order of ``pictures``; how many ``read``, how many ``used``, how many of those ``unscaled`` where the protocol wants a
+    scale; and what became of the cache."""
 
     images: Tensor
     slots: Tensor
@@ -71,6 +72,7 @@ class PictureTensors:
     unusable: tuple[tuple[Picture, Reason], ...]
     read: int
     used: int
+    unscaled: int
     cache: str
 
 
@@ -143,15 +145,15 @@ def read_pictures(
         raise CohortError([_too_many_unusable(unusable, read, max_unusable, where)])
     if stored is None:
         state = slot.write(found) or state
-    used = read - len(unusable)
-    return PictureTensors(found["images"], found["slots"], found["views"], unusable, read, used, state)
+    used, unscaled = read - len(unusable), status.count(_UNSCALED)
+    return PictureTensors(found["images"], found["slots"], found["views"], unusable, read, used, unscaled, state)
 
 
 def no_pictures(settings: protocol.Images | None, *, patients: int) -> PictureTensors:
     """The tensors of a site, or a study, without images."""
     shape = (0, settings.channels, settings.size, settings.size) if settings else (0, 1, 1, 1)
     empty = torch.full((patients, settings.per_patient if settings else 0), ABSENT)
-    return PictureTensors(torch.zeros(shape, dtype=torch.uint8), empty, empty.clone(), (), 0, 0, "not needed")
+    return PictureTensors(torch.zeros(shape, dtype=torch.uint8), empty, empty.clone(), (), 0, 0, 0, "not needed")
 
 
 def _view(table: Table, config: Images, row: int) -> str | None:
@@ -251,7 +253,7 @@ def _decoded(pictures: Sequence[Picture], settings: protocol.Images, patients: i
         waiting[picture.patient].append(place)
     taken: list[list[int]] = [[] for _ in range(patients)]
 
-    def read(place: int) -> Pixels | Reason:
+    def read(place: int) -> tuple[Pixels, int] | Reason:
         try:
             return _read(pictures[place], settings)
         except UnusableImageError as error:
@@ -265,7 +267,7 @@ def _decoded(pictures: Sequence[Picture], settings: protocol.Images, patients: i
             if isinstance(result, Reason):
                 status[place] = _REASONS.index(result)
             else:
-                pixels[place], status[place] = result, _USED
+                pixels[place], status[place] = result
                 taken[pictures[place].patient].append(place)
 
     slots = np.full((patients, settings.per_patient), ABSENT, dtype=np.int64)
@@ -292,14 +294,16 @@ def _wanted(waiting: list[list[int]], taken: list[list[int]], limit: int) -> lis
     return wanted
 
 
-def _read(picture: Picture, settings: protocol.Images) -> Pixels:
+def _read(picture: Picture, settings: protocol.Images) -> tuple[Pixels, int]:
+    """The picture as the protocol wants it, and whether it is ``_USED`` or ``_UNSCALED``."""
     pixels, mask = np.asarray(decode_grey(_bytes(picture.file))), None
     if picture.mask is not None and _needs_mask(settings):
         try:
             mask = np.asarray(decode_mask(_bytes(picture.mask)))
         except UnusableImageError:
             raise UnusableImageError(Reason.MASK) from None
-    return standardize(Frame(pixels, mask=mask, box=picture.box, mm_per_pixel=picture.mm_per_pixel), settings)
+    frame = Frame(pixels, mask=mask, box=picture.box, mm_per_pixel=picture.mm_per_pixel)
+    return standardize(frame, settings), _UNSCALED if settings.needs_scale and frame.mm_per_pixel is None else _USED
 
 
 def _needs_mask(settings: protocol.Images) -> bool:
