@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from shared_model import protocol
 from shared_model.errors import ConsiliumError
+from shared_model.imaging import find_field, harmonize
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels of the stored picture
 Window = tuple[int, int, int, int]
@@ -54,6 +55,11 @@ class Frame:
     box: Box | None = None
     field: Box | None = None
     mm_per_pixel: float | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
 
 
 class UnusableImageError(ConsiliumError):
@@ -112,14 +118,8 @@ def standardize(frame: Frame, settings: protocol.Images) -> Pixels:
     if frame.mask is not None and frame.mask.shape != frame.pixels.shape:
         raise UnusableImageError(Reason.MASK_SIZE)
     view = _field_of_view(frame, settings)
-    lesion = _lesion(view) if settings.crop == "lesion" else None
-    height, width = view.pixels.shape
-    window = (
-        (0, 0, width, height) if lesion is None else square_window(lesion, (width, height), side=_side(lesion, view, settings))
-    )
-    scale = None
-    if settings.mm_per_pixel is not None and view.mm_per_pixel is not None:
-        scale = view.mm_per_pixel / settings.mm_per_pixel
+    window = _window(view, settings)
+    scale = view.mm_per_pixel / settings.mm_per_pixel if view.mm_per_pixel and settings.mm_per_pixel else None
     channels = [_square(view.pixels, window, scale=scale, size=settings.size)]
     if settings.lesion_mask:
         soft = _square(_outline(view), window, scale=scale, size=settings.size)
@@ -156,34 +156,51 @@ def square_window(box: Box, size: tuple[int, int], *, side: float) -> Window:
 
 
 def _field_of_view(frame: Frame, settings: protocol.Images) -> Frame:
-    """``frame`` cut to its field of view."""
-    if frame.field is None:
-        return frame
-    height, width = frame.pixels.shape
-    x0, y0, x1, y1 = (round(edge) for edge in _within(frame.field, (width, height), otherwise=Reason.FIELD))
-    box = None if frame.box is None else (frame.box[0] - x0, frame.box[1] - y0, frame.box[2] - x0, frame.box[3] - y0)
-    mask = None if frame.mask is None else frame.mask[y0:y1, x0:x1]
-    return replace(frame, pixels=frame.pixels[y0:y1, x0:x1], mask=mask, box=box, field=None)
+    """``frame`` cut to its field of view, with the scanner's settings taken out as the protocol asks."""
+    cut = frame
+    if frame.field is not None:
+        cut = _cut(frame, _within(frame.field, frame.size, otherwise=Reason.FIELD))
+    elif settings.field == "detect":
+        cut = _cut(frame, _with_lesion(find_field(frame.pixels).box, frame))
+    if settings.intensity == "none":
+        return cut
+    inside = find_field(cut.pixels).inside
+    return replace(cut, pixels=harmonize(cut.pixels, intensity=settings.intensity, inside=inside))
 
 
-def _lesion(frame: Frame) -> Box:
-    if frame.box is not None:
-        return frame.box
-    around = Image.fromarray(frame.mask).getbbox() if frame.mask is not None else None
-    if around is None:
+def _cut(frame: Frame, window: Box) -> Frame:
+    left, top, right, bottom = math.floor(window[0]), math.floor(window[1]), math.ceil(window[2]), math.ceil(window[3])
+    box = frame.box and (frame.box[0] - left, frame.box[1] - top, frame.box[2] - left, frame.box[3] - top)
+    mask = None if frame.mask is None else frame.mask[top:bottom, left:right]
+    return replace(frame, pixels=frame.pixels[top:bottom, left:right], mask=mask, box=box, field=None)
+
+
+def _with_lesion(field: Window, frame: Frame) -> Box:
+    """``field``, or more where the lesion goes on: detection may miss what is too dark to tell from the surround."""
+    if (lesion := _lesion(frame)) is None:
+        return field
+    x0, y0, x1, y1 = _within(lesion, frame.size)
+    return min(field[0], x0), min(field[1], y0), max(field[2], x1), max(field[3], y1)
+
+
+def _window(frame: Frame, settings: protocol.Images) -> Window:
+    """What of ``frame`` the network sees."""
+    if settings.crop == "whole":
+        return 0, 0, *frame.size
+    if (lesion := _lesion(frame)) is None:
         raise UnusableImageError(Reason.NO_BOX)
-    return around
-
-
-def _side(lesion: Box, frame: Frame, settings: protocol.Images) -> float:
-    """Side of the window round ``lesion``, in pixels of the picture."""
-    height, width = frame.pixels.shape
-    extent = _extent(_within(lesion, (width, height)))
     if frame.mm_per_pixel is None or not settings.needs_scale:
-        return extent * (1.0 + 2.0 * settings.context)
+        return lesion_window(lesion, frame.size, context=settings.context)
     if settings.mm_per_pixel is not None:
-        return settings.size * settings.mm_per_pixel / frame.mm_per_pixel
-    return extent + 2.0 * (settings.context_mm or 0.0) / frame.mm_per_pixel
+        return square_window(lesion, frame.size, side=settings.size * settings.mm_per_pixel / frame.mm_per_pixel)
+    margin = (settings.context_mm or 0.0) / frame.mm_per_pixel
+    return square_window(lesion, frame.size, side=_extent(_within(lesion, frame.size)) + 2.0 * margin)
+
+
+def _lesion(frame: Frame) -> Box | None:
+    if frame.box is not None or frame.mask is None:
+        return frame.box
+    return Image.fromarray(frame.mask).getbbox()
 
 
 def _extent(box: Box) -> float:
@@ -210,8 +227,7 @@ def _outline(frame: Frame) -> Pixels:
         return frame.mask
     levels = np.zeros_like(frame.pixels)
     if frame.box is not None:
-        height, width = levels.shape
-        x0, y0, x1, y1 = (round(edge) for edge in _within(frame.box, (width, height)))
+        x0, y0, x1, y1 = (round(edge) for edge in _within(frame.box, frame.size))
         levels[y0:y1, x0:x1] = 255
     return levels
 
@@ -235,7 +251,7 @@ def _fitted(picture: Image.Image, size: int) -> Image.Image:
 
 def _scaled(picture: Image.Image, scale: float, size: int) -> Image.Image:
     """The middle of ``picture`` scaled (antialiased) by exactly ``scale``, at most ``size`` pixels either way."""
-    width, height = (min(size, max(1, math.floor(extent * scale))) for extent in picture.size)
+    width, height = (min(size, max(1, math.floor(extent * scale + 1e-6))) for extent in picture.size)
     # What is no whole pixel of the result is cut from the edges, for rounding would change the scale.
     across, down = max(0.0, picture.width - width / scale) / 2.0, max(0.0, picture.height - height / scale) / 2.0
     middle = (across, down, picture.width - across, picture.height - down)
