@@ -1,7 +1,7 @@
 """Ultrasound pictures made comparable (NumPy, once a picture), and changed at random in training (torch, on the device).
 
 Standardisation takes out what the operator and the scanner's settings added, and leaves speckle alone: every step is a
-monotone map of grey levels, or a smooth gain along the depth. Histogram equalisation is not offered, for it also takes out
+monotone map of grey levels, the same for all of a depth. Histogram equalisation is not offered, for it also takes out
 how dark a lesion is beside its surroundings, which is what readers go by.
 """
 
@@ -19,14 +19,15 @@ from shared_model.protocol import Augmentation, Intensity
 
 Grey = NDArray[np.uint8]
 Inside = NDArray[np.bool_]
+Levels = NDArray[np.float64]
 
 _FLAT = 4  # grey levels within which JPEG leaves a uniform surround
 _NARROWEST = 12  # text, rulers and grey bars are narrower than this part of the longer side, fields are wider
 _SMALLEST = 0.05  # of the picture's area: less is no field of view
 _BLACK, _WHITE = 1.0, 99.0  # percentiles
 _MEDIAN = 0.3  # grey, 0..1, to which the median is brought: about what DDTI and BUS-BRA have after "range"
-_DEPTHS = 8  # the gain along the depth is smooth over this part of the field
-_LARGEST_GAIN = _LARGEST_GAMMA = 2.0
+_DEPTHS = 8  # time gain is smooth over this part of the field
+_LARGEST_POWER = 2.0
 _DRAWS = 9
 
 
@@ -63,9 +64,9 @@ def harmonize(pixels: Grey, *, intensity: Intensity, inside: Inside | None = Non
         pixels: grey levels, uint8 ``[H, W]``; rows are depth.
         intensity: ``"none"``; ``"range"``: percentiles 1 and 99 become black and white (dynamic range and gain);
             ``"gamma"``: a power then brings the median to 0.3 of white, the third landmark (after Nyul and Udupa,
-            Magn Reson Med 1999;42:1072); ``"depth"``: before it, each row is divided by the smooth mean of its depth
-            (time gain; retrospective shading correction as in Likar et al., IEEE Trans Med Imaging 2001;20:1398), by at
-            most a factor of 2 either way. Black stays black.
+            Magn Reson Med 1999;42:1072); ``"depth"``: before it, a power for each row brings the smooth mean of its depth
+            to that of the field (time gain). A power, since time gain acts before logarithmic compression: on the screen it
+            adds to the grey levels, but not to black. Powers are between 1/2 and 2.
         inside: bool ``[H, W]``, which pixels count; None: all.
 
     Returns:
@@ -79,10 +80,9 @@ def harmonize(pixels: Grey, *, intensity: Intensity, inside: Inside | None = Non
         return pixels
     levels = np.clip((pixels - black) / (white - black), 0.0, 1.0)
     if intensity == "depth":
-        levels = levels * _depth_gain(levels, inside)[:, None]
-        levels = np.clip(levels / np.percentile(levels[inside], _WHITE), 0.0, 1.0)
+        levels **= _power(_depth_profile(levels, inside), to=levels[inside].mean())[:, None]
     if intensity in {"gamma", "depth"}:
-        levels = levels ** _gamma(float(np.median(levels[inside])))
+        levels **= _power(np.median(levels[inside]), to=_MEDIAN)
     result: Grey = np.rint(levels * 255.0).astype(np.uint8)
     return result
 
@@ -103,19 +103,18 @@ def _opened(area: Inside, size: int) -> Inside:
     return opened
 
 
-def _depth_gain(levels: NDArray[np.float64], inside: Inside) -> NDArray[np.float64]:
-    """Factor ``[H]`` that brings the mean grey of each depth to that of the field."""
+def _depth_profile(levels: Levels, inside: Inside) -> Levels:
+    """Mean grey of each depth, ``[H]``, smooth along the depth."""
     spread = inside.shape[0] / _DEPTHS
     sums = ndimage.gaussian_filter1d(np.where(inside, levels, 0.0).sum(axis=1), spread)
     counts = ndimage.gaussian_filter1d(inside.sum(axis=1, dtype=np.float64), spread)
-    profile = sums / np.maximum(counts, 1e-9)
-    gain = levels[inside].mean() / np.maximum(profile, 1e-9)
-    return np.asarray(np.clip(gain, 1.0 / _LARGEST_GAIN, _LARGEST_GAIN))
+    return np.asarray(sums / np.maximum(counts, 1e-9))
 
 
-def _gamma(median: float) -> float:
-    wanted = math.log(_MEDIAN) / math.log(min(max(median, 1e-3), 1.0 - 1e-3))
-    return min(max(wanted, 1.0 / _LARGEST_GAMMA), _LARGEST_GAMMA)
+def _power(grey: Levels | np.floating, *, to: float) -> Levels:
+    """The exponents that bring ``grey`` (0..1) to ``to``, within bounds."""
+    wanted = math.log(to) / np.log(np.clip(grey, 1e-3, 1.0 - 1e-3))
+    return np.asarray(np.clip(wanted, 1.0 / _LARGEST_POWER, _LARGEST_POWER))
 
 
 @torch.no_grad()
