@@ -117,7 +117,10 @@ def standardize(frame: Frame, settings: protocol.Images) -> Pixels:
     """
     if frame.mask is not None and frame.mask.shape != frame.pixels.shape:
         raise UnusableImageError(Reason.MASK_SIZE)
-    view = _field_of_view(frame, settings)
+    view = _cut(frame, _field(frame, settings))
+    if settings.intensity != "none":
+        inside = find_field(view.pixels).inside
+        view = replace(view, pixels=harmonize(view.pixels, intensity=settings.intensity, inside=inside))
     window = _window(view, settings)
     scale = view.mm_per_pixel / settings.mm_per_pixel if view.mm_per_pixel and settings.mm_per_pixel else None
     channels = [_square(view.pixels, window, scale=scale, size=settings.size)]
@@ -125,6 +128,17 @@ def standardize(frame: Frame, settings: protocol.Images) -> Pixels:
         soft = _square(_outline(view), window, scale=scale, size=settings.size)
         channels.append(np.where(soft >= 128, np.uint8(255), np.uint8(0)))
     return np.stack(channels)  # [C, S, S]
+
+
+def region_shown(frame: Frame, settings: protocol.Images) -> Window:
+    """What of ``frame`` the network sees: x0, y0, x1, y1 in pixels of the whole picture.
+
+    Raises:
+        UnusableImageError: as ``standardize``.
+    """
+    left, top, right, bottom = _field(frame, settings)
+    window = _window(_cut(frame, (left, top, right, bottom)), settings)
+    return left + window[0], top + window[1], left + window[2], top + window[3]
 
 
 def lesion_window(box: Box, size: tuple[int, int], *, context: float) -> Window:
@@ -155,21 +169,18 @@ def square_window(box: Box, size: tuple[int, int], *, side: float) -> Window:
     return left, top, right, bottom
 
 
-def _field_of_view(frame: Frame, settings: protocol.Images) -> Frame:
-    """``frame`` cut to its field of view, with the scanner's settings taken out as the protocol asks."""
-    cut = frame
+def _field(frame: Frame, settings: protocol.Images) -> Window:
+    """The field of view as stated, or detected if the protocol asks for it, or else the whole picture."""
+    field: Box = (0, 0, *frame.size)
     if frame.field is not None:
-        cut = _cut(frame, _within(frame.field, frame.size, otherwise=Reason.FIELD))
+        field = _within(frame.field, frame.size, otherwise=Reason.FIELD)
     elif settings.field == "detect":
-        cut = _cut(frame, _with_lesion(find_field(frame.pixels).box, frame))
-    if settings.intensity == "none":
-        return cut
-    inside = find_field(cut.pixels).inside
-    return replace(cut, pixels=harmonize(cut.pixels, intensity=settings.intensity, inside=inside))
+        field = _with_lesion(find_field(frame.pixels).box, frame)
+    return math.floor(field[0]), math.floor(field[1]), math.ceil(field[2]), math.ceil(field[3])
 
 
-def _cut(frame: Frame, window: Box) -> Frame:
-    left, top, right, bottom = math.floor(window[0]), math.floor(window[1]), math.ceil(window[2]), math.ceil(window[3])
+def _cut(frame: Frame, window: Window) -> Frame:
+    left, top, right, bottom = window
     box = frame.box and (frame.box[0] - left, frame.box[1] - top, frame.box[2] - left, frame.box[3] - top)
     mask = None if frame.mask is None else frame.mask[top:bottom, left:right]
     return replace(frame, pixels=frame.pixels[top:bottom, left:right], mask=mask, box=box, field=None)
@@ -184,17 +195,18 @@ def _with_lesion(field: Window, frame: Frame) -> Box:
 
 
 def _window(frame: Frame, settings: protocol.Images) -> Window:
-    """What of ``frame`` the network sees."""
+    """What is shown of ``frame``, which is the field of view."""
+    middle = _lesion(frame) if settings.crop == "lesion" else (0, 0, *frame.size)
+    if middle is None:
+        raise UnusableImageError(Reason.NO_BOX)
+    if settings.mm_per_pixel is not None and frame.mm_per_pixel is not None:
+        return square_window(middle, frame.size, side=settings.size * settings.mm_per_pixel / frame.mm_per_pixel)
     if settings.crop == "whole":
         return 0, 0, *frame.size
-    if (lesion := _lesion(frame)) is None:
-        raise UnusableImageError(Reason.NO_BOX)
-    if frame.mm_per_pixel is None or not settings.needs_scale:
-        return lesion_window(lesion, frame.size, context=settings.context)
-    if settings.mm_per_pixel is not None:
-        return square_window(lesion, frame.size, side=settings.size * settings.mm_per_pixel / frame.mm_per_pixel)
-    margin = (settings.context_mm or 0.0) / frame.mm_per_pixel
-    return square_window(lesion, frame.size, side=_extent(_within(lesion, frame.size)) + 2.0 * margin)
+    if settings.context_mm is not None and frame.mm_per_pixel is not None:
+        margin = settings.context_mm / frame.mm_per_pixel
+        return square_window(middle, frame.size, side=_extent(_within(middle, frame.size)) + 2.0 * margin)
+    return lesion_window(middle, frame.size, context=settings.context)
 
 
 def _lesion(frame: Frame) -> Box | None:
