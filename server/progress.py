@@ -119,4 +119,4 @@ class ProgressDisplay:
         self._bar.update(self._task, completed=state["round"], total=state["rounds"], text=text)
 
     def _print(self, line: str) -> None:
-        self._bar.console.print(f"  {self.label}: {line}", highlight=False)
+        self._bar.console.print(f"  {self.label}: {line}", highlight=False, soft_wrap=True)
