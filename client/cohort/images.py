@@ -48,6 +48,7 @@ class Frame:
 
     ``pixels`` are grey levels, uint8 ``[H, W]``; ``mask`` is the lesion, uint8 ``[H, W]`` of 0 and 255; ``box`` the lesion's
     box and ``field`` the field of view, both in pixels of the whole picture. Pixels are square, of ``mm_per_pixel`` mm.
+    ``view`` is the protocol's name for it; None is taken for B-mode.
     """
 
     pixels: Pixels
@@ -55,6 +56,7 @@ class Frame:
     box: Box | None = None
     field: Box | None = None
     mm_per_pixel: float | None = None
+    view: str | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -118,9 +120,10 @@ def standardize(frame: Frame, settings: protocol.Images) -> Pixels:
     if frame.mask is not None and frame.mask.shape != frame.pixels.shape:
         raise UnusableImageError(Reason.MASK_SIZE)
     view = _cut(frame, _field(frame, settings))
-    if settings.intensity != "none":
+    intensity = settings.intensity_of(frame.view)
+    if intensity != "none":
         inside = find_field(view.pixels).inside
-        view = replace(view, pixels=harmonize(view.pixels, intensity=settings.intensity, inside=inside))
+        view = replace(view, pixels=harmonize(view.pixels, intensity=intensity, inside=inside))
     window = _window(view, settings)
     scale = view.mm_per_pixel / settings.mm_per_pixel if view.mm_per_pixel and settings.mm_per_pixel else None
     channels = [_square(view.pixels, window, scale=scale, size=settings.size)]

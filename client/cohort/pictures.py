@@ -302,7 +302,8 @@ def _read(picture: Picture, settings: protocol.Images) -> tuple[Pixels, int]:
             mask = np.asarray(decode_mask(_bytes(picture.mask)))
         except UnusableImageError:
             raise UnusableImageError(Reason.MASK) from None
-    frame = Frame(pixels, mask=mask, box=picture.box, mm_per_pixel=picture.mm_per_pixel)
+    view = tuple(settings.views)[picture.view]
+    frame = Frame(pixels, mask=mask, box=picture.box, mm_per_pixel=picture.mm_per_pixel, view=view)
     return standardize(frame, settings), _UNSCALED if settings.needs_scale and frame.mm_per_pixel is None else _USED
 
 

@@ -149,6 +149,26 @@ def test_two_settings_of_one_scanner_come_closer_and_the_lesion_stays_where_it_w
     assert max(found["gamma"], found["depth"]) < 3.0
 
 
+def test_the_grey_levels_of_doppler_are_left_alone():
+    views = {"b": View(), "flow": View(modality="doppler")}
+    asked, plain = settings(views=views, intensity="gamma"), settings(views=views)
+    flow, unnamed = Frame(SPECKLE, view="flow"), Frame(SPECKLE)
+    np.testing.assert_array_equal(standardize(flow, asked), standardize(flow, plain))
+    np.testing.assert_array_equal(standardize(Frame(SPECKLE, view="b"), asked), standardize(unnamed, asked))
+    assert (standardize(unnamed, asked) != standardize(unnamed, plain)).any()
+
+
+def test_the_view_of_a_picture_decides_about_its_intensity(hospital):
+    for k in range(12):
+        for view in "TL":
+            hospital.picture(f"img/p{k:02}_{view}.png", SPECKLE)
+    study = {"images": {"views": {"transverse": {}, "longitudinal": {"modality": "doppler"}}}}
+    plain = hospital.load(study=study).tensors
+    changed = hospital.load(study=study | {"images": study["images"] | {"intensity": "gamma"}}).tensors
+    differs = (plain.images != changed.images).flatten(1).any(dim=1)[plain.slots]  # [P, V]
+    assert (differs == (plain.views == 0)).all()
+
+
 @pytest.mark.parametrize("intensity", ["range", "gamma", "depth"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 2), (60, 60)])
 def test_constant_and_tiny_pictures_survive(intensity, shape):
