@@ -134,6 +134,8 @@ class FederatedStudy:
         """Find the enrolled sites and let those that have not yet done so describe themselves."""
         enrolled = self.journal.enrolled
         present = self.roster.connect(enrolled, timeout_s=self.protocol.federation.deadline_s)
+        for warning in self.roster.warnings:
+            self.journal.event("warning", text=warning)
         self.descriptions = self.journal.descriptions()
         for site in enrolled:
             if site not in present and site not in self.descriptions:
