@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol
 import torch
 from pydantic import TypeAdapter
 
+from server.collecting import pooled_normalization
 from server.journal import FILE, Journal, write_durably
 from server.records import Arm, RunRecord
-from server.study import pooled_normalization
 from shared_model import messages
 from shared_model.errors import FailureCode, StudyError
 from shared_model.messages import DescribeReply, Envelope, EvaluateReply, EvaluateRequest, Message, Task, Vector
@@ -181,7 +181,9 @@ def _score(
     worker: SiteWorker, protocol: StudyProtocol, weights: Vector, normalization: Normalization | None, *, seed: int
 ) -> EvaluateReply:
     task = Task(run="baseline", site=worker.name, round=0, attempt="", protocol_json=protocol.canonical_json, seed=seed)
-    request = EvaluateRequest(task, normalization=normalization, basis=0, parts=("test",))
+    network = build_network(protocol, normalization=normalization, seed=seed)
+    layout = ParameterSpec.of(network, personal=protocol.federation.personal).sha256
+    request = EvaluateRequest(task, layout=layout, normalization=normalization, basis=0, parts=("test",))
     reply = messages.decode(worker.handle(messages.encode(Message(request, {"weights": weights})))).record
     if isinstance(reply, EvaluateReply):
         return reply
