@@ -1,8 +1,6 @@
 """Standardisation of pictures: where the field of view is, and grey levels without the scanner's settings."""
 
 import csv
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,14 +198,6 @@ def test_the_input_is_left_as_it_was():
         harmonize(pixels, intensity=intensity)
     np.testing.assert_array_equal(pixels, copy)
     assert harmonize(pixels, intensity="none") is pixels
-
-
-@pytest.fixture(scope="module")
-def real_data() -> Path:
-    folder = Path(os.environ.get("CONSILIUM_DATA") or Path(__file__).parents[3] / "shared" / "data")
-    if not folder.is_dir():
-        pytest.skip(f"no real data in {folder}; set CONSILIUM_DATA")
-    return folder
 
 
 @pytest.mark.data
