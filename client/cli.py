@@ -53,6 +53,32 @@ def check(
 
 
 @app.command()
+def init(
+    exports: Annotated[list[Path], typer.Argument(metavar="EXPORT...", help="Tables, or folders of tables and pictures.")],
+    out: Annotated[Path, typer.Option(metavar="SITE.toml", help="The configuration to write.")],
+    study: Annotated[Path | None, typer.Option(metavar="STUDY.toml", help="The study whose variables to look for.")] = None,
+    name: Annotated[str | None, typer.Option(help="The hospital's name in reports.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+) -> None:
+    """Write a first SITE.toml from an export: guessed mappings, each with its evidence, and what was not found.
+
+    Example: consilium-site init export/ --study study.toml --out site.toml --name msk
+    """
+    with _told_plainly(as_json=False):
+        from client.init import initialise
+
+        drafted = initialise(exports, out=out, study=study, name=name, force=force)
+        typer.echo(f"{drafted.path}: {len(drafted.found)} of {len(drafted.found) + len(drafted.absent)} variables found")
+        if drafted.absent:
+            typer.echo(f"not found: {', '.join(drafted.absent)}")
+        if not drafted.has_label:
+            typer.echo("no column was recognised as the outcome: name it in label")
+        for remark in drafted.remarks:
+            typer.echo(f"note: {remark}")
+        typer.echo(f"next: read it, then consilium-site check {drafted.path}" + (f" --study {study}" if study else ""))
+
+
+@app.command()
 def worker(
     site: Annotated[Path, typer.Argument(metavar="SITE.toml", help="The hospital's configuration.")],
     socket: Annotated[Path, typer.Option(help="Unix socket at which the relay to the center asks.")],
