@@ -93,9 +93,8 @@ def _guesses(name: str, variable: Variable, column: str, table: Table, decimal: 
     labels = table.choices.get(column) or usual_codes(name, cells)
     alike = f'"{column}" is named like "{synonym}"' if simplified(column) != simplified(name) else f'"{column}" has its name'
     if variable.kind == "categorical":
-        codes = match_codes(
-            cells, {category: values_of(category) for category in variable.categories}, table.choices.get(column)
-        )
+        names = {category: values_of(category) for category in variable.categories}
+        codes = _indicator(column, cells, variable) or match_codes(cells, names, labels)
         if codes.share >= _LIKELY_VALUES:
             yield _category_guess(name, column, likely, alike, codes)
         return
