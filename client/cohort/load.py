@@ -62,7 +62,7 @@ def load_cohort(
         ConfigurationError: the configuration does not fit the protocol, or the columns of the tables.
         CohortError: the files cannot be read, or their content does not fit the configuration.
     """
-    config, cohort_table, image_table = _open_tables(config, protocol, where)
+    config, cohort_table, image_table = open_tables(config, protocol, where)
     selected = select_patients(cohort_table, config, where=str(where))
     patients, values = _read_variables(cohort_table, config, protocol, selected, where)
     rows, pictures = _read_images(image_table, config, protocol, patients, where=where, on_progress=on_progress)
@@ -94,7 +94,7 @@ def survey(config: SiteConfig, *, where: Path) -> Findings:
     Raises:
         ConfigurationError, CohortError: as ``load_cohort``.
     """
-    config, cohort_table, image_table = _open_tables(config, None, where)
+    config, cohort_table, image_table = open_tables(config, None, where)
     patients = select_patients(cohort_table, config, where=str(where))
     if image_table is not None and config.images is not None:
         views = list(dict.fromkeys([*config.images.view.codes.values(), config.images.view.all or ""]))
@@ -103,7 +103,7 @@ def survey(config: SiteConfig, *, where: Path) -> Findings:
     return with_notices(_findings(patients, patients.parts(config.split), variables={}), config, None)
 
 
-def _open_tables(config: SiteConfig, protocol: StudyProtocol | None, where: Path) -> tuple[SiteConfig, Table, Table | None]:
+def open_tables(config: SiteConfig, protocol: StudyProtocol | None, where: Path) -> tuple[SiteConfig, Table, Table | None]:
     """Both tables, and the configuration with what follows from them: REDCap's fields, and times between dates."""
     unreadable: list[Fault] = []
     cohort = images = None
