@@ -62,7 +62,9 @@ def _cohort_columns(config: SiteConfig) -> Iterator[tuple[str, str]]:
     yield "cohort.patient_id", cohort.patient_id
     yield "cohort.label.column", cohort.label.column
     yield from ((f"cohort.where.{column}", column) for column in cohort.where)
-    yield from ((f"cohort.variables.{name}.column", mapping.column) for name, mapping in cohort.variables.items())
+    for name, mapping in cohort.variables.items():
+        named = {"column": mapping.column, "from": mapping.since, "to": mapping.to}
+        yield from ((f"cohort.variables.{name}.{key}", column) for key, column in named.items() if column)
     if config.split.column is not None:
         yield "split.column", config.split.column
 
@@ -106,12 +108,11 @@ def _unit_faults(name: str, variable: Variable, mapping: Mapping, where: str) ->
         return [Fault(where, key, quoted(mapping.unit), "no unit: the protocol gives none", "remove unit")]
     units = known_units(variable.unit, variable=name)
     expected = f"a unit that converts to {variable.unit}: {listed(units)}"
-    if mapping.unit is None:
+    stated = mapping.unit or ("years" if mapping.since else None)
+    if stated is None:
         return [Fault(where, key, "nothing", expected, "say in which unit the column is: unit = ...")]
-    if unit_factor(mapping.unit, variable.unit, variable=name) is None:
-        return [
-            Fault(where, key, quoted(mapping.unit), expected, did_you_mean(mapping.unit, units, otherwise="use one of these"))
-        ]
+    if unit_factor(stated, variable.unit, variable=name) is None:
+        return [Fault(where, key, quoted(stated), expected, did_you_mean(stated, units, otherwise="use one of these"))]
     return []
 
 

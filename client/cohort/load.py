@@ -10,15 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from client.cohort.by_outcome import with_outcomes
+from client.cohort.dates import with_elapsed
 from client.cohort.findings import Findings, ImageFindings, UnusableFile, VariableFinding
 from client.cohort.fit import column_faults, protocol_faults
 from client.cohort.notices import with_notices
 from client.cohort.patients import Patients, select_patients
 from client.cohort.pictures import PictureRows, PictureTensors, Progress, list_pictures, no_pictures, read_pictures
+from client.cohort.redcap import Field, read_fields, widened, with_choices, with_matches, with_rows_of
 from client.cohort.split import PARTS
 from client.cohort.tables import Table, locate, read_table
 from client.cohort.tensors import CohortTensors
 from client.cohort.values import Source, Values, read_values, unmapped_values
+from client.site_config import Cohort as CohortSettings
 from client.site_config import SiteConfig, TableFormat
 from shared_model.errors import CohortError, ConfigurationError, Fault
 from shared_model.inputs import ABSENT, categorical_names, numeric_names
@@ -58,12 +62,12 @@ def load_cohort(
         ConfigurationError: the configuration does not fit the protocol, or the columns of the tables.
         CohortError: the files cannot be read, or their content does not fit the configuration.
     """
-    cohort_table, image_table = _open_tables(config, protocol, where)
+    config, cohort_table, image_table = open_tables(config, protocol, where)
     selected = select_patients(cohort_table, config, where=str(where))
     patients, values = _read_variables(cohort_table, config, protocol, selected, where)
     rows, pictures = _read_images(image_table, config, protocol, patients, where=where, on_progress=on_progress)
     part_of = patients.parts(config.split)
-    found = _findings(patients, part_of, variables={name: value.finding for name, value in values.items()})
+    found = _findings(patients, part_of, variables=with_outcomes(values, list(patients.labels.values()), protocol))
     if rows is not None and protocol.images is not None:
         found = replace(found, images=_image_findings(rows, pictures, protocol.images))
     findings = with_notices(found, config, protocol)
@@ -90,7 +94,7 @@ def survey(config: SiteConfig, *, where: Path) -> Findings:
     Raises:
         ConfigurationError, CohortError: as ``load_cohort``.
     """
-    cohort_table, image_table = _open_tables(config, None, where)
+    config, cohort_table, image_table = open_tables(config, None, where)
     patients = select_patients(cohort_table, config, where=str(where))
     if image_table is not None and config.images is not None:
         views = list(dict.fromkeys([*config.images.view.codes.values(), config.images.view.all or ""]))
@@ -99,11 +103,13 @@ def survey(config: SiteConfig, *, where: Path) -> Findings:
     return with_notices(_findings(patients, patients.parts(config.split), variables={}), config, None)
 
 
-def _open_tables(config: SiteConfig, protocol: StudyProtocol | None, where: Path) -> tuple[Table, Table | None]:
+def open_tables(config: SiteConfig, protocol: StudyProtocol | None, where: Path) -> tuple[SiteConfig, Table, Table | None]:
+    """Both tables, and the configuration with what follows from them: REDCap's fields, and times between dates."""
     unreadable: list[Fault] = []
     cohort = images = None
+    fields: Mapping[str, Field] = {}
     with _gathered(unreadable):
-        cohort = _open(config.cohort.table, config.cohort, "cohort.table", where)
+        cohort, fields = _open_cohort(config.cohort, where)
     if config.images is not None:
         with _gathered(unreadable):
             images = _open(config.images.table, config.images, "images.table", where)
@@ -117,7 +123,21 @@ def _open_tables(config: SiteConfig, protocol: StudyProtocol | None, where: Path
         raise ConfigurationError(faults) if unfit else CohortError(faults)
     if unreadable:
         raise CohortError(_distinct(unreadable))
-    return cohort, images
+    settings = with_rows_of(config.cohort, cohort, where=str(where))
+    if protocol is not None:
+        settings = with_matches(settings, fields, protocol)
+    cohort, settings = with_elapsed(cohort, settings, where=str(where))
+    return config.model_copy(update={"cohort": settings}), cohort, images
+
+
+def _open_cohort(settings: CohortSettings, where: Path) -> tuple[Table, Mapping[str, Field]]:
+    table = _open(settings.table, settings, "cohort.table", where)
+    if settings.long is not None:
+        table = widened(table, settings.long, where=str(where))
+    if settings.redcap_dictionary is None:
+        return table, {}
+    fields = read_fields(_open(settings.redcap_dictionary, TableFormat(), "cohort.redcap_dictionary", where))
+    return with_choices(table, fields), fields
 
 
 @contextmanager

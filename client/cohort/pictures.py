@@ -159,8 +159,8 @@ def no_pictures(settings: protocol.Images | None, *, patients: int) -> PictureTe
 def _view(table: Table, config: Images, row: int) -> str | None:
     if config.view.column is None:
         return config.view.all
-    code = canonical_code(table.column(config.view.column)[row])
-    return next((view for known, view in config.view.codes.items() if canonical_code(known) == code), None)
+    views = {canonical_code(code): view for code, view in config.view.codes.items()}
+    return views.get(table.known_as(config.view.column, table.column(config.view.column)[row], views))
 
 
 def _path(pattern: FilePattern, cells: dict[str, str], folder: Path) -> Path | None:
