@@ -36,6 +36,10 @@ class Reason(StrEnum):
     BOX_OUTSIDE = "the lesion box is empty or outside the picture"
     MASK = "its lesion mask cannot be read"
     MASK_SIZE = "its lesion mask has another size"
+    COMPRESSION = "compressed in a way that cannot be decoded here"
+    NO_REGION = "no ultrasound region is declared, or found"
+    NOT_2D = "only spectral, M-mode or graphic regions are declared"
+    BURNED_IN = "text or graphics are burnt into it"
 
 
 class UnusableImageError(ConsiliumError):

@@ -1,0 +1,25 @@
+"""Many small pieces of work at once, in threads, with progress told."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Progress = Callable[[str, int, int], None]  # what is being done, how many of how many are done
+
+_THREADS = min(16, 2 * (os.cpu_count() or 1))
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item], doing: str, on_progress: Progress) -> list[Result]:
+    """``function`` of every item, in order; reading and decoding leave the interpreter free for other threads."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(_counted(pool.map(function, items), len(items), doing, on_progress))
+
+
+def _counted(results: Iterable[Result], total: int, doing: str, on_progress: Progress) -> Iterator[Result]:
+    for done, result in enumerate(results, 1):
+        on_progress(doing, done, total)
+        yield result
