@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from shared_model import config_file
 from shared_model.config_file import Strict
 from shared_model.messages import Part
-from shared_model.protocol import Fraction
+from shared_model.protocol import Fraction, Positive
 
 Scalar = str | int | float | bool
 TaskName = Literal["describe", "train", "evaluate"]
@@ -149,8 +149,9 @@ class Images(TableFormat):
     In a table, ``file`` is a column, or a pattern such as ``"Images/{ID}.png"`` over columns, relative to ``folder`` (default:
     the table's own folder). A pattern may take a part of a cell as Python slices do: ``"Masks/mask_{ID[4:]}.png"``.
     ``roi`` names four columns with the lesion's box ``x0, y0, x1, y1`` in pixels of the stored image, and ``mask`` a
-    column or pattern with a picture of the lesion's outline. ``max_unusable`` is the share of files that may be
-    unreadable before the site refuses to take part.
+    column or pattern with a picture of the lesion's outline. ``mm_per_pixel`` is the physical size of a pixel of the stored
+    image, or the column that holds it. ``max_unusable`` is the share of files that may be unreadable before the site
+    refuses to take part.
 
     With ``dicom``, all ultrasound objects of that folder and those below it are read, and ``patient_id`` and ``view.tag``
     name DICOM tags by keyword. ``patient_column`` is the column of the cohort table that holds the value of that tag, where
@@ -174,6 +175,7 @@ class Images(TableFormat):
     folder: str | None = None
     roi: tuple[str, str, str, str] | None = None
     mask: str | None = None
+    mm_per_pixel: Positive | str | None = None
     max_unusable: Fraction = 0.1
 
 

@@ -17,6 +17,8 @@ from shared_model.variables import Variable
 IMAGE_GROUP = "images"
 Encoder = Literal["small", "resnet18", "resnet50", "convnext_tiny", "efficientnet_b0", "vit_b_16"]
 
+Intensity = Literal["none", "range", "gamma", "depth"]
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 
@@ -46,14 +48,40 @@ class View(Strict):
 
 
 class Images(Strict):
-    """How ultrasound images become tensors of ``size`` x ``size`` pixels."""
+    """How ultrasound images become tensors of ``size`` x ``size`` pixels: crop to the field of view, intensity, crop to the
+    lesion, scale.
+
+    ``field`` is the field of view that the site states, or also ``detect``-ed where it states none. With ``mm_per_pixel``,
+    pictures of known scale show ``size * mm_per_pixel`` mm, round the middle of the lesion or of the field of view; others
+    are fitted to ``size`` and counted. ``intensity`` takes the scanner's settings out, each step on top of those before:
+    ``range`` (percentiles 1 and 99 to black and white), ``gamma`` (median to a fixed grey), ``depth`` (time gain).
+    """
 
     views: dict[Name, View] = Field(min_length=1)
     size: int = Field(ge=16, le=1024)
     per_patient: int = Field(default=2, ge=1, le=32)  # at most so many images of a patient enter the network
     crop: Literal["whole", "lesion"] = "whole"
     context: float = Field(default=0.25, ge=0.0, le=4.0)  # margin round a lesion crop, as a share of the lesion's box
+    context_mm: float | None = Field(default=None, ge=0.0, le=100.0)  # the same in mm, where a picture's scale is known
+    mm_per_pixel: float | None = Field(default=None, ge=0.01, le=5.0)
+    field: Literal["given", "detect"] = "given"
+    intensity: Intensity = "none"
     lesion_mask: bool = False  # the lesion's outline as a second channel
+
+    @model_validator(mode="after")
+    def _one_extent(self) -> Self:
+        if self.context_mm is not None and self.crop != "lesion":
+            raise ValueError('context_mm is the margin round a lesion || use crop = "lesion", or remove context_mm')
+        if self.context_mm is not None and self.mm_per_pixel is not None:
+            raise ValueError(
+                "mm_per_pixel fixes what a picture shows, size * mm_per_pixel || remove context_mm or mm_per_pixel"
+            )
+        return self
+
+    @property
+    def needs_scale(self) -> bool:
+        """Whether a picture whose physical scale is unknown is treated otherwise than the rest."""
+        return self.mm_per_pixel is not None or self.context_mm is not None
 
     @property
     def channels(self) -> int:

@@ -18,6 +18,7 @@ Mask = NDArray[np.bool_]
 COLOURED = 48  # difference of the brightest and the darkest channel from which a pixel counts as coloured
 
 _LIT = 16
+_TEXTURE = 1.5  # grey levels of standard deviation
 _SMALLEST_FIELD = 0.04  # of the picture
 _STROKE = 9  # pixels: graphics are thinner
 _BRIGHT, _CONTRAST, _STEP = 130, 80, 90  # grey levels
@@ -34,13 +35,20 @@ def keep_only(pixels: Pixels, box: PixelBox) -> Pixels:
     return pixels[max(y0, 0) : y1, max(x0, 0) : x1].copy()
 
 
-def ultrasound_field(brightness: Pixels) -> tuple[PixelBox, Mask] | None:
-    """The largest lit area of ``brightness`` ``[H, W]``: its box, and which pixels of the box are between its edges.
+def ultrasound_field(pixels: Pixels) -> tuple[PixelBox, Mask] | None:
+    """The largest textured area of ``pixels`` ``[H, W]`` or ``[H, W, 3]``: its box, and which pixels of the box are between
+    its edges.
 
-    Text beside the field is not part of it, as it does not touch it. None if the picture holds no such area.
+    Text beside the field is not part of it, as it does not touch it; nor are banners, as they are flat. None if the picture
+    holds no such area.
     """
-    lit = ndimage.binary_closing(brightness > _LIT, structure=np.ones((5, 5)), border_value=0)
-    pieces, count = ndimage.label(ndimage.binary_opening(lit, structure=np.ones((_STROKE, _STROKE))))
+    bright = brightness(pixels).astype(np.float32)
+    mean = ndimage.uniform_filter(bright, size=_STROKE)
+    variance = ndimage.uniform_filter(bright * bright, size=_STROKE) - mean * mean
+    text = ndimage.binary_dilation(burned_in(pixels, flow=shows_flow(pixels)), structure=np.ones((_STROKE, _STROKE)))
+    textured = (bright > _LIT) & (variance > _TEXTURE**2) & ~text
+    closed = ndimage.binary_closing(textured, structure=np.ones((5, 5)), border_value=0)
+    pieces, count = ndimage.label(ndimage.binary_opening(closed, structure=np.ones((_STROKE, _STROKE))))
     if not count:
         return None
     sizes = np.bincount(pieces.ravel())[1:]
@@ -62,6 +70,9 @@ def burned_in(pixels: Pixels, *, flow: bool) -> Mask:
     bright = brightness(pixels)
     around = ndimage.grey_opening(bright, size=(_STROKE, _STROKE))
     thin = (bright >= _BRIGHT) & (bright.astype(np.int16) - around >= _CONTRAST)
+    coloured = chroma(pixels) >= COLOURED
+    if flow:
+        thin &= ~coloured
     step = ndimage.maximum_filter(bright, size=3).astype(np.int16) - ndimage.minimum_filter(bright, size=3)
     pieces, count = ndimage.label(thin, structure=np.ones((3, 3)))
     found = np.zeros(bright.shape, dtype=bool)
@@ -71,10 +82,8 @@ def burned_in(pixels: Pixels, *, flow: bool) -> Mask:
         graphics = (sizes >= 3) & (sharp >= _SHARP_SHARE * sizes) & (sizes <= _LARGEST_SHARE * bright.size)
         graphics[0] = False
         found = graphics[pieces]
-    if pixels.ndim == 3 and not flow:
-        coloured = chroma(pixels) >= COLOURED
-        if coloured.sum() < _TINTED * max(int((bright > _LIT).sum()), 1):
-            found |= ndimage.binary_opening(coloured, structure=np.ones((2, 1))) | (coloured & (bright >= _BRIGHT))
+    if not flow and coloured.sum() < _TINTED * max(int((bright > _LIT).sum()), 1):
+        found |= coloured
     return found
 
 
@@ -100,12 +109,12 @@ def brightness(pixels: Pixels) -> Pixels:
 
 
 def chroma(pixels: Pixels) -> Pixels:
-    """How coloured each pixel of ``[H, W, 3]`` is: the brightest less the darkest channel, 0 for grey."""
-    return cast(Pixels, pixels.max(axis=2) - pixels.min(axis=2))
+    """How coloured each pixel of ``[H, W]`` or ``[H, W, 3]`` is: the brightest less the darkest channel, 0 for grey."""
+    return np.zeros_like(pixels) if pixels.ndim == 2 else cast(Pixels, pixels.max(axis=2) - pixels.min(axis=2))
 
 
 def shows_flow(pixels: Pixels) -> bool:
-    """Whether ``pixels`` ``[H, W, 3]`` hold patches of colour that are no lines or letters, in a picture not tinted."""
+    """Whether ``pixels`` hold patches of colour that are no lines or letters, in a picture not tinted."""
     coloured = chroma(pixels) >= COLOURED
     lit = max(int((brightness(pixels) > _LIT).sum()), 1)
     patches = ndimage.binary_opening(coloured, structure=np.ones((5, 5)))
@@ -129,6 +138,7 @@ def _text_blocks(graphics: Mask) -> Mask:
         if (piece[0].stop - piece[0].start) in _LETTER_HEIGHTS
     }
     for line in ndimage.find_objects(lines):
-        if len(tall & set(np.unique(letters[line]).tolist())) >= _FEWEST_LETTERS:
+        low = line[0].stop - line[0].start <= 2 * _LETTER_HEIGHTS[-1]
+        if low and len(tall & set(np.unique(letters[line]).tolist())) >= _FEWEST_LETTERS:
             blocks[line] = True
     return blocks

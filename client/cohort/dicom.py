@@ -4,7 +4,7 @@ Only the tags named here are read of an object, and none is kept.
 """
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -17,11 +17,15 @@ from pydicom.pixels import apply_color_lut, pixel_array
 
 from client.cohort import deidentify, dicom_lossless
 from client.cohort.dicom_regions import Declared, PixelBox, declared
-from client.cohort.images import MAX_PIXELS, Box, Pixels, Reason, UnusableImageError
+from client.cohort.images import MAX_PIXELS, Box, Frame, Pixels, Reason, UnusableImageError
 from client.site_config import Images
 
 REGION_TAGS = ("Rows", "Columns", "PixelSpacing", "SequenceOfUltrasoundRegions")
 _FRAME_TAGS = (*REGION_TAGS, "BurnedInAnnotation", "NumberOfFrames", "PhotometricInterpretation", "BitsAllocated")
+
+_SQUARE = 0.01  # sides of a pixel that differ by less count as equal
+
+Modality = Literal["grey", "flow", "luminance"]
 
 _install_lock = threading.Lock()
 
@@ -39,88 +43,45 @@ class Rules:
         return cls(config.region, config.burned_in)
 
 
-@dataclass(frozen=True)
-class DecodedPicture:
-    """One picture as the network may see it.
-
-    Attributes:
-        pixels: uint8 ``[H, W]``. Of a colour Doppler picture either the ``grey`` levels without the colour, or the ``flow``:
-            how coloured each pixel is, 0 where there is none.
-        origin: x and y of ``pixels`` in the stored picture.
-        stored: width and height of the stored picture.
-        mm_per_pixel: (row, column), None where the object declares none.
-        modality: see ``pixels``; ``luminance`` where colours were turned into grey levels as in any other picture.
-    """
-
-    pixels: Pixels
-    origin: tuple[int, int]
-    stored: tuple[int, int]
-    mm_per_pixel: tuple[float, float] | None
-    modality: Literal["grey", "flow", "luminance"]
-
-    def box(self, stored: Box | None) -> Box | None:
-        """``stored``, a box in pixels of the stored picture, in those of ``pixels``."""
-        if stored is None:
-            return None
-        x, y = self.origin
-        return stored[0] - x, stored[1] - y, stored[2] - x, stored[3] - y
-
-    def mask(self, stored: Image.Image | None) -> Image.Image | None:
-        """The part of ``stored``, a lesion mask of the stored picture, that belongs to ``pixels``.
-
-        Raises:
-            UnusableImageError: the mask has another size than the picture.
-        """
-        if stored is None:
-            return None
-        if stored.size != self.stored:
-            raise UnusableImageError(Reason.MASK_SIZE)
-        height, width = self.pixels.shape
-        x, y = self.origin
-        return stored.crop((x, y, x + width, y + height))
-
-
 def read_frame(
-    path: Path, rules: Rules, *, frame: int = 0, modality: Literal["grey", "flow", "luminance"] = "luminance"
-) -> DecodedPicture:
-    """Frame number ``frame`` (from 0) of the object at ``path``.
+    path: Path, rules: Rules, *, number: int = 0, modality: Modality = "luminance", mask: Pixels | None = None, box: Box | None = None
+) -> Frame:
+    """Frame ``number`` (from 0) of the object at ``path``, less everything outside its ultrasound region.
+
+    ``modality`` is what becomes of colour Doppler: ``grey`` levels without the colour, or the ``flow`` alone (how coloured each
+    pixel is, 0 where there is none); ``luminance`` turns colours into grey levels as in any other picture. ``mask`` and
+    ``box`` are the lesion in pixels of the stored picture; they are cut along.
 
     Raises:
         UnusableImageError: no pixels that can be decoded, no ultrasound region, or burnt-in text where ``rules`` forbid it.
     """
-    facts, pixels = _decoded(path, frame)
+    facts, pixels = _decoded(path, number)
+    if mask is not None and mask.shape != pixels.shape[:2]:
+        raise UnusableImageError(Reason.MASK_SIZE)
     says = declared(facts)
-    if says.any_region and says.field is None and not _drawn_for_two_dimensions(facts, says):
+    if says.other_regions_only:
         raise UnusableImageError(Reason.NOT_2D)
-    stored = pixels.shape[1], pixels.shape[0]
-    field, pixels = _only_ultrasound(pixels, says, rules, burned_in=str(facts.get("BurnedInAnnotation") or "").upper() == "YES")
+    named = str(facts.get("BurnedInAnnotation") or "").upper() == "YES"
+    (x0, y0, x1, y1), pixels = _only_ultrasound(pixels, says, rules, burned_in=named)
+    levels = _as(modality, pixels)
     if rules.burned_in != "keep":
-        graphics = deidentify.burned_in(pixels, flow=says.flow or (pixels.ndim == 3 and deidentify.shows_flow(pixels)))
+        graphics = deidentify.burned_in(pixels, flow=says.flow or deidentify.shows_flow(pixels))
         if rules.burned_in == "refuse" and graphics.any():
             raise UnusableImageError(Reason.BURNED_IN)
-        seen = deidentify.paint_over(_as(modality, pixels), graphics)
-    else:
-        seen = _as(modality, pixels)
-    return DecodedPicture(seen, (field[0], field[1]), stored, says.mm_per_pixel, modality)
+        levels = deidentify.paint_over(levels, graphics)
+    cut_mask = None if mask is None else mask[y0:y1, x0:x1]
+    cut_box = None if box is None else (box[0] - x0, box[1] - y0, box[2] - x0, box[3] - y0)
+    return _with_square_pixels(Frame(levels, mask=cut_mask, box=cut_box), says.mm_per_pixel)
 
 
-def has_flow(path: Path, rules: Rules, *, frame: int) -> bool:
+def has_flow(path: Path, rules: Rules, *, number: int) -> bool:
     """Whether colour Doppler is seen in the ultrasound region of a frame; False if it cannot be read."""
     try:
-        facts, pixels = _decoded(path, frame)
-        if pixels.ndim == 2:
-            return False
+        facts, pixels = _decoded(path, number)
         _, pixels = _only_ultrasound(pixels, declared(facts), rules, burned_in=False)
     except UnusableImageError:
         return False
     return deidentify.shows_flow(pixels)
-
-
-def _drawn_for_two_dimensions(facts: Dataset, says: Declared) -> bool:
-    """Whether a 2-D region is declared at all, though its bounds do not fit the picture."""
-    from client.cohort.dicom_regions import regions
-
-    return bool(regions(facts)) or says.field is not None
 
 
 def _only_ultrasound(pixels: Pixels, says: Declared, rules: Rules, *, burned_in: bool) -> tuple[PixelBox, Pixels]:
@@ -138,13 +99,35 @@ def _only_ultrasound(pixels: Pixels, says: Declared, rules: Rules, *, burned_in:
         raise UnusableImageError(Reason.NO_REGION)
     if burned_in and rules.burned_in != "keep":
         raise UnusableImageError(Reason.BURNED_IN)
-    found = deidentify.ultrasound_field(deidentify.brightness(pixels))
+    left, top, right, bottom = says.cut or (0, 0, width, height)
+    found = deidentify.ultrasound_field(pixels[top:bottom, left:right])
     if found is None:
         raise UnusableImageError(Reason.NO_REGION)
-    box, inside = found
+    (x0, y0, x1, y1), inside = found
+    box = left + x0, top + y0, left + x1, top + y1
     kept = deidentify.keep_only(pixels, box)
     kept[~inside] = 0
     return box, kept
+
+
+def _with_square_pixels(frame: Frame, mm_per_pixel: tuple[float, float] | None) -> Frame:
+    """``frame`` of pixels (row, column) millimetres apart, resampled to the finer of the two where they differ."""
+    if mm_per_pixel is None:
+        return frame
+    side = min(mm_per_pixel)
+    down, across = (length / side for length in mm_per_pixel)
+    if max(down, across) - 1.0 < _SQUARE:
+        return replace(frame, mm_per_pixel=side)
+    height, width = frame.pixels.shape
+    size = round(width * across), round(height * down)
+    pixels = np.asarray(Image.fromarray(frame.pixels).resize(size, Image.Resampling.BILINEAR))
+    mask = frame.mask
+    if mask is not None:
+        mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    box = frame.box
+    if box is not None:
+        box = box[0] * across, box[1] * down, box[2] * across, box[3] * down
+    return Frame(pixels, mask=mask, box=box, mm_per_pixel=side)
 
 
 def _as(modality: str, pixels: Pixels) -> Pixels:
@@ -163,7 +146,7 @@ def _as(modality: str, pixels: Pixels) -> Pixels:
     return np.where(colour >= deidentify.COLOURED, pixels.min(axis=2), luminance)
 
 
-def _decoded(path: Path, frame: int) -> tuple[Dataset, Pixels]:
+def _decoded(path: Path, number: int) -> tuple[Dataset, Pixels]:
     """What is needed to know of the object, and the frame as uint8 ``[H, W]`` or ``[H, W, 3]`` (RGB)."""
     with _install_lock:
         dicom_lossless.install()
@@ -172,7 +155,7 @@ def _decoded(path: Path, frame: int) -> tuple[Dataset, Pixels]:
         if int(facts.get("Rows") or 0) * int(facts.get("Columns") or 0) > MAX_PIXELS:
             raise UnusableImageError(Reason.TOO_LARGE)
         described = Dataset()
-        levels = pixel_array(path, ds_out=described, index=frame)
+        levels = pixel_array(path, ds_out=described, index=number)
         return facts, _eight_bits(levels, described)
     except UnusableImageError:
         raise

@@ -29,34 +29,39 @@ class Region:
 class Declared:
     """What an object says of its picture.
 
-    ``any_region`` is whether it declares regions at all, ``field`` the 2-D one to use, None if there is none that fits the
-    picture; ``flow`` whether colour flow is drawn on it. ``mm_per_pixel`` is (row, column).
+    ``field`` is the 2-D region to use, None without one that fits the picture; ``cut`` what is left of one that reaches beyond
+    the right or the lower edge. ``flow`` is whether colour flow is drawn on it. ``mm_per_pixel`` is (row, column).
+    ``other_regions_only``: regions are declared, but none of them is a 2-D picture.
     """
 
-    any_region: bool
-    field: PixelBox | None
-    flow: bool
-    mm_per_pixel: tuple[float, float] | None
+    field: PixelBox | None = None
+    cut: PixelBox | None = None
+    flow: bool = False
+    mm_per_pixel: tuple[float, float] | None = None
+    other_regions_only: bool = False
 
 
 def declared(dataset: Dataset) -> Declared:
     """The 2-D region of ``dataset`` to use: the largest of tissue, or else of colour flow.
 
-    Bounds that reach beyond the picture show that it was cut or resampled after they were written: they are not used as
-    bounds. Beyond one edge only it was cut, and its scale still holds; beyond both it may have been resampled.
+    Bounds that reach beyond the picture show that it was cut or resampled after they were written: they are no bounds to
+    trust. Beyond one edge only it was cut, and its scale still holds; beyond both it was resampled.
     """
     found = regions(dataset)
-    anything = bool(dataset.get("SequenceOfUltrasoundRegions"))
     tissue = [region for region in found if not region.colour_flow]
     chosen = max(tissue or found, key=lambda region: _area(region.box), default=None)
     if chosen is None:
-        return Declared(anything, None, flow=False, mm_per_pixel=_pixel_spacing(dataset))
+        return Declared(mm_per_pixel=_pixel_spacing(dataset), other_regions_only=bool(dataset.get("SequenceOfUltrasoundRegions")))
     flow = any(region.colour_flow and _overlap(region.box, chosen.box) for region in found)
     height, width = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
-    beyond = (chosen.box[2] > width + _ROUNDING, chosen.box[3] > height + _ROUNDING)
     x0, y0, x1, y1 = chosen.box
-    field = None if any(beyond) else (x0, y0, min(x1, width), min(y1, height))
-    return Declared(anything, field, flow=flow, mm_per_pixel=None if all(beyond) else chosen.mm_per_pixel)
+    inside = x0, y0, min(x1, width), min(y1, height)
+    beyond = (x1 > width + _ROUNDING) + (y1 > height + _ROUNDING)
+    if beyond == 2 or x0 >= width or y0 >= height:
+        return Declared(flow=flow)
+    if beyond == 1:
+        return Declared(cut=inside, flow=flow, mm_per_pixel=chosen.mm_per_pixel)
+    return Declared(field=inside, flow=flow, mm_per_pixel=chosen.mm_per_pixel)
 
 
 def regions(dataset: Dataset) -> tuple[Region, ...]:

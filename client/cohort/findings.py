@@ -57,7 +57,8 @@ class UnusableFile:
 class ImageFindings:
     """Images of included patients. ``by_view`` counts images in use, ``beyond_limit`` those over the protocol's
     ``per_patient``, ``unmapped_views`` those whose view code the site does not map. ``of_nobody`` counts rows of the
-    image table whose patient is not in the cohort table. ``cache`` says what became of the tensor cache."""
+    image table whose patient is not in the cohort table. ``unscaled`` counts images in use whose physical scale is unknown,
+    where the protocol wants one. ``cache`` says what became of the tensor cache."""
 
     found: int
     used: int
@@ -67,6 +68,7 @@ class ImageFindings:
     of_nobody: int
     unusable: tuple[UnusableFile, ...]
     patients_without: int
+    unscaled: int
     cache: str
 
 

@@ -73,6 +73,8 @@ def _image_columns(config: SiteConfig) -> Iterator[tuple[str, str]]:
     yield "images.patient_id", images.patient_id
     yield from ((f"images.where.{column}", column) for column in images.where)
     yield from (("images.roi", column) for column in images.roi or ())
+    if isinstance(images.mm_per_pixel, str):
+        yield "images.mm_per_pixel", images.mm_per_pixel
     if images.view.column is not None:
         yield "images.view.column", images.view.column
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -12,6 +13,7 @@ from shared_model import protocol
 from shared_model.errors import ConsiliumError
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels of the stored picture
+Window = tuple[int, int, int, int]
 Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 64 * 2**20
@@ -36,10 +38,26 @@ class Reason(StrEnum):
     BOX_OUTSIDE = "the lesion box is empty or outside the picture"
     MASK = "its lesion mask cannot be read"
     MASK_SIZE = "its lesion mask has another size"
+    FIELD = "the field of view is empty or outside the picture"
     COMPRESSION = "compressed in a way that cannot be decoded here"
     NO_REGION = "no ultrasound region is declared, or found"
     NOT_2D = "only spectral, M-mode or graphic regions are declared"
     BURNED_IN = "text or graphics are burnt into it"
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A decoded picture and what is known of it.
+
+    ``pixels`` are grey levels, uint8 ``[H, W]``; ``mask`` is the lesion, uint8 ``[H, W]`` of 0 and 255; ``box`` the lesion's
+    box and ``field`` the field of view, both in pixels of the whole picture. Pixels are square, of ``mm_per_pixel`` mm.
+    """
+
+    pixels: Pixels
+    mask: Pixels | None = None
+    box: Box | None = None
+    field: Box | None = None
+    mm_per_pixel: float | None = None
 
 
 class UnusableImageError(ConsiliumError):
@@ -84,32 +102,36 @@ def decode_mask(content: bytes) -> Image.Image:
     return Image.fromarray(np.where(levels > levels.max() / 2, np.uint8(255), np.uint8(0)))
 
 
-def standardize(picture: Image.Image, settings: protocol.Images, *, box: Box | None, mask: Image.Image | None) -> Pixels:
-    """``picture`` (mode ``L``) as uint8 ``[C, H, W]``: grey level, then the lesion as 0 or 255 if the protocol asks for it.
+def standardize(frame: Frame, settings: protocol.Images) -> Pixels:
+    """``frame`` as uint8 ``[C, S, S]``: grey level, then the lesion as 0 or 255 if the protocol asks for it.
 
-    The lesion is ``mask``, or else the filled ``box``, or else unknown (0 everywhere). Its crop follows ``box``, or else
-    the bounding box of ``mask``. The aspect ratio is kept; what is missing to a square is black.
+    The lesion is the frame's ``mask``, or else its filled ``box``, or else unknown (0 everywhere). Its crop follows the
+    ``box``, or else the bounding box of the ``mask``. The aspect ratio is kept; what is missing to a square is black. A
+    frame without a scale is fitted to the square, whatever physical size the protocol asks for.
 
     Raises:
-        UnusableImageError: a lesion crop is asked for without a lesion, or outside the picture; a mask of another size.
+        UnusableImageError: a lesion crop is asked for without a lesion, or outside the picture; a mask of another size; a
+            field of view outside the picture.
     """
-    if mask is not None and mask.size != picture.size:
+    if frame.mask is not None and frame.mask.shape != frame.pixels.shape:
         raise UnusableImageError(Reason.MASK_SIZE)
-    window = (0, 0, *picture.size)
-    if settings.crop == "lesion":
-        lesion = box or (mask.getbbox() if mask is not None else None)
-        if lesion is None:
-            raise UnusableImageError(Reason.NO_BOX)
-        window = lesion_window(lesion, picture.size, context=settings.context)
-    channels = [_fitted(picture.crop(window), settings.size)]
+    view = _field_of_view(frame, settings)
+    lesion = _lesion(view) if settings.crop == "lesion" else None
+    height, width = view.pixels.shape
+    window = (
+        (0, 0, width, height) if lesion is None else square_window(lesion, (width, height), side=_side(lesion, view, settings))
+    )
+    scale = None
+    if settings.mm_per_pixel is not None and view.mm_per_pixel is not None:
+        scale = view.mm_per_pixel / settings.mm_per_pixel
+    channels = [_square(view.pixels, window, scale=scale, size=settings.size)]
     if settings.lesion_mask:
-        outline = mask or _filled(box, picture.size)
-        soft = _fitted(outline.crop(window), settings.size)
+        soft = _square(_outline(view), window, scale=scale, size=settings.size)
         channels.append(np.where(soft >= 128, np.uint8(255), np.uint8(0)))
-    return np.stack(channels)  # [C, H, W]
+    return np.stack(channels)  # [C, S, S]
 
 
-def lesion_window(box: Box, size: tuple[int, int], *, context: float) -> tuple[int, int, int, int]:
+def lesion_window(box: Box, size: tuple[int, int], *, context: float) -> Window:
     """The window round a lesion in a picture of ``size`` (width, height), in whole pixels.
 
     The box grows on each side by ``context`` times its extent, then its shorter side grows to a square; the square is
@@ -121,18 +143,62 @@ def lesion_window(box: Box, size: tuple[int, int], *, context: float) -> tuple[i
     Raises:
         UnusableImageError: nothing of the box is in the picture.
     """
+    return square_window(box, size, side=_extent(_within(box, size)) * (1.0 + 2.0 * context))
+
+
+def square_window(box: Box, size: tuple[int, int], *, side: float) -> Window:
+    """The square of ``side`` pixels round the middle of ``box``, moved into a picture of ``size`` (width, height) and cut
+    where it is larger.
+
+    Raises:
+        UnusableImageError: nothing of the box is in the picture.
+    """
     x0, y0, x1, y1 = _within(box, size)
-    side = math.ceil(max(x1 - x0, y1 - y0) * (1.0 + 2.0 * context))
-    left, right = _span((x0 + x1) / 2.0, side, size[0])
-    top, bottom = _span((y0 + y1) / 2.0, side, size[1])
+    left, right = _span((x0 + x1) / 2.0, math.ceil(side), size[0])
+    top, bottom = _span((y0 + y1) / 2.0, math.ceil(side), size[1])
     return left, top, right, bottom
 
 
-def _within(box: Box, size: tuple[int, int]) -> Box:
+def _field_of_view(frame: Frame, settings: protocol.Images) -> Frame:
+    """``frame`` cut to its field of view."""
+    if frame.field is None:
+        return frame
+    height, width = frame.pixels.shape
+    x0, y0, x1, y1 = (round(edge) for edge in _within(frame.field, (width, height), otherwise=Reason.FIELD))
+    box = None if frame.box is None else (frame.box[0] - x0, frame.box[1] - y0, frame.box[2] - x0, frame.box[3] - y0)
+    mask = None if frame.mask is None else frame.mask[y0:y1, x0:x1]
+    return replace(frame, pixels=frame.pixels[y0:y1, x0:x1], mask=mask, box=box, field=None)
+
+
+def _lesion(frame: Frame) -> Box:
+    if frame.box is not None:
+        return frame.box
+    around = Image.fromarray(frame.mask).getbbox() if frame.mask is not None else None
+    if around is None:
+        raise UnusableImageError(Reason.NO_BOX)
+    return around
+
+
+def _side(lesion: Box, frame: Frame, settings: protocol.Images) -> float:
+    """Side of the window round ``lesion``, in pixels of the picture."""
+    height, width = frame.pixels.shape
+    extent = _extent(_within(lesion, (width, height)))
+    if frame.mm_per_pixel is None or not settings.needs_scale:
+        return extent * (1.0 + 2.0 * settings.context)
+    if settings.mm_per_pixel is not None:
+        return settings.size * settings.mm_per_pixel / frame.mm_per_pixel
+    return extent + 2.0 * (settings.context_mm or 0.0) / frame.mm_per_pixel
+
+
+def _extent(box: Box) -> float:
+    return max(box[2] - box[0], box[3] - box[1])
+
+
+def _within(box: Box, size: tuple[int, int], *, otherwise: Reason = Reason.BOX_OUTSIDE) -> Box:
     width, height = size
     x0, y0, x1, y1 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(width)), min(box[3], float(height))
     if not (x1 - x0 >= 1.0 and y1 - y0 >= 1.0):
-        raise UnusableImageError(Reason.BOX_OUTSIDE)
+        raise UnusableImageError(otherwise)
     return x0, y0, x1, y1
 
 
@@ -143,22 +209,41 @@ def _span(center: float, side: int, extent: int) -> tuple[int, int]:
     return start, start + side
 
 
-def _filled(box: Box | None, size: tuple[int, int]) -> Image.Image:
-    levels = np.zeros((size[1], size[0]), dtype=np.uint8)
-    if box is not None:
-        x0, y0, x1, y1 = (round(edge) for edge in _within(box, size))
+def _outline(frame: Frame) -> Pixels:
+    if frame.mask is not None:
+        return frame.mask
+    levels = np.zeros_like(frame.pixels)
+    if frame.box is not None:
+        height, width = levels.shape
+        x0, y0, x1, y1 = (round(edge) for edge in _within(frame.box, (width, height)))
         levels[y0:y1, x0:x1] = 255
-    return Image.fromarray(levels)
+    return levels
 
 
-def _fitted(picture: Image.Image, size: int) -> Pixels:
-    """``picture`` scaled (antialiased) to fit a black square of ``size``, and centred in it."""
+def _square(levels: Pixels, window: Window, *, scale: float | None, size: int) -> Pixels:
+    """What ``window`` shows of ``levels``, magnified by ``scale`` (None: to fit), in the middle of a square of ``size``."""
+    left, top, right, bottom = window
+    picture = Image.fromarray(levels[top:bottom, left:right])
+    resized = _fitted(picture, size) if scale is None else _scaled(picture, scale, size)
+    square = Image.new("L", (size, size))
+    square.paste(resized, ((size - resized.width) // 2, (size - resized.height) // 2))
+    return np.array(square, dtype=np.uint8)
+
+
+def _fitted(picture: Image.Image, size: int) -> Image.Image:
+    """``picture`` scaled (antialiased) so that its longer side is ``size``."""
     scale = size / max(picture.size)
     width, height = (max(1, round(extent * scale)) for extent in picture.size)
-    scaled = picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BILINEAR)
-    square = Image.new("L", (size, size))
-    square.paste(scaled, ((size - width) // 2, (size - height) // 2))
-    return np.array(square, dtype=np.uint8)
+    return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _scaled(picture: Image.Image, scale: float, size: int) -> Image.Image:
+    """The middle of ``picture`` scaled (antialiased) by exactly ``scale``, at most ``size`` pixels either way."""
+    width, height = (min(size, max(1, math.floor(extent * scale))) for extent in picture.size)
+    # What is no whole pixel of the result is cut from the edges, for rounding would change the scale.
+    across, down = max(0.0, picture.width - width / scale) / 2.0, max(0.0, picture.height - height / scale) / 2.0
+    middle = (across, down, picture.width - across, picture.height - down)
+    return picture.resize((width, height), Image.Resampling.BILINEAR, box=middle)
 
 
 def _grey(picture: Image.Image) -> Image.Image:

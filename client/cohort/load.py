@@ -238,5 +238,6 @@ def _image_findings(rows: PictureRows, pictures: PictureTensors, settings: Image
         of_nobody=rows.of_nobody,
         unusable=tuple(UnusableFile(str(picture.file or ""), reason.value) for picture, reason in pictures.unusable),
         patients_without=int((pictures.slots == ABSENT).all(dim=1).sum()),
+        unscaled=pictures.unscaled,
         cache=pictures.cache,
     )

@@ -79,6 +79,9 @@ def _of_images(images: ImageFindings, patients: int) -> Iterator[Notice]:
         yield Notice(what, "nothing, if other patients are meant; otherwise compare the identifiers")
     if images.patients_without:
         yield Notice(f"{images.patients_without} of {patients} patients have no usable image", "nothing, if none was taken")
+    if images.unscaled:
+        what = f"images of unknown physical scale, fitted to the size instead: {images.unscaled} of {images.used}"
+        yield Notice(what, "set images.mm_per_pixel to the size of a pixel, or to its column, if you know it")
     if images.cache.startswith("not kept"):
         yield Notice(f"decoded images were {images.cache}", "set CONSILIUM_CACHE to a folder with space, for faster starts")
 

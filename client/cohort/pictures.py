@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from client.cohort.cache import Slot
-from client.cohort.images import Box, Pixels, Reason, UnusableImageError, decode_grey, decode_mask, standardize
+from client.cohort.images import Box, Frame, Pixels, Reason, UnusableImageError, decode_grey, decode_mask, standardize
 from client.cohort.patterns import FilePattern
 from client.cohort.tables import Table, listed, locate, number, row_filter
 from client.site_config import Images, canonical_code
@@ -28,12 +28,12 @@ from shared_model.inputs import ABSENT
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many of how many are done
 
-_VERSION = 1  # of everything here and in images.py that decides about pixels; part of the cache's key
+_VERSION = 2  # of everything here and in images.py that decides about pixels; part of the cache's key
 _THREADS = min(16, 2 * (os.cpu_count() or 1))
 _MAX_BYTES = 2**28
 _LISTED_FILES = 20
 _REASONS = tuple(Reason)
-_UNREAD, _USED = -2, -1
+_UNSCALED, _UNREAD, _USED = -3, -2, -1
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -48,6 +48,7 @@ class Picture:
     file: Path | None
     mask: Path | None
     box: Box | None
+    mm_per_pixel: float | None
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class PictureRows:
 @dataclass(frozen=True)
 class PictureTensors:
     """``images`` uint8 ``[M, C, H, W]``; ``slots``, ``views`` int64 ``[P, V]``; ``unusable`` pictures with reasons, in
-    the order of ``pictures``; how many ``read``, how many ``used``; and what became of the cache."""
+    the order of ``pictures``; how many ``read``, how many ``used``, how many of those ``unscaled`` where the protocol wants a
+    scale; and what became of the cache."""
 
     images: Tensor
     slots: Tensor
@@ -70,6 +72,7 @@ class PictureTensors:
     unusable: tuple[tuple[Picture, Reason], ...]
     read: int
     used: int
+    unscaled: int
     cache: str
 
 
@@ -86,7 +89,7 @@ def list_pictures(
     protocol's.
 
     Raises:
-        CohortError: no row passes the filter or belongs to anyone, or a lesion box holds what is no number.
+        CohortError: no row passes the filter or belongs to anyone, or a lesion box or a scale holds what is no number.
         ConfigurationError: an environment variable of ``folder`` is not set.
     """
     folder = table.path.parent
@@ -100,19 +103,18 @@ def list_pictures(
     index = {patient: place for place, patient in enumerate(patients)}
     rows = [row for row in rows if identifiers[row] in index]
     boxes = _boxes(table, config, rows, where=str(where))
+    scales = _scales(table, config, rows, where=str(where))
     file, mask = FilePattern.parse(config.file), FilePattern.parse(config.mask) if config.mask else None
     pictures: list[list[Picture]] = [[] for _ in patients]
     unmapped = Counter[str]()
-    for row, box in zip(rows, boxes, strict=True):
+    for row, box, scale in zip(rows, boxes, scales, strict=True):
         view = _view(table, config, row)
         if view is None:
             unmapped[table.column(config.view.column or "")[row]] += 1
             continue
         cells = {column: table.columns[column][row] for column in (*file.columns, *(mask.columns if mask else ()))}
-        place = index[identifiers[row]]
-        pictures[place].append(
-            Picture(place, views.index(view), _path(file, cells, folder), _path(mask, cells, folder) if mask else None, box)
-        )
+        place, outline = index[identifiers[row]], _path(mask, cells, folder) if mask else None
+        pictures[place].append(Picture(place, views.index(view), _path(file, cells, folder), outline, box, scale))
     return PictureRows(tuple(p for own in pictures for p in _in_turn(own)), dict(unmapped), nobody)
 
 
@@ -143,15 +145,15 @@ def read_pictures(
         raise CohortError([_too_many_unusable(unusable, read, max_unusable, where)])
     if stored is None:
         state = slot.write(found) or state
-    used = read - len(unusable)
-    return PictureTensors(found["images"], found["slots"], found["views"], unusable, read, used, state)
+    used, unscaled = read - len(unusable), status.count(_UNSCALED)
+    return PictureTensors(found["images"], found["slots"], found["views"], unusable, read, used, unscaled, state)
 
 
 def no_pictures(settings: protocol.Images | None, *, patients: int) -> PictureTensors:
     """The tensors of a site, or a study, without images."""
     shape = (0, settings.channels, settings.size, settings.size) if settings else (0, 1, 1, 1)
     empty = torch.full((patients, settings.per_patient if settings else 0), ABSENT)
-    return PictureTensors(torch.zeros(shape, dtype=torch.uint8), empty, empty.clone(), (), 0, 0, "not needed")
+    return PictureTensors(torch.zeros(shape, dtype=torch.uint8), empty, empty.clone(), (), 0, 0, 0, "not needed")
 
 
 def _view(table: Table, config: Images, row: int) -> str | None:
@@ -185,6 +187,19 @@ def _boxes(table: Table, config: Images, rows: list[int], *, where: str) -> list
     return boxes
 
 
+def _scales(table: Table, config: Images, rows: list[int], *, where: str) -> list[float | None]:
+    """Millimetres a pixel of each row; a row with an empty cell has none."""
+    if not isinstance(config.mm_per_pixel, str):
+        return [config.mm_per_pixel] * len(rows)
+    cells = [table.column(config.mm_per_pixel)[row] for row in rows]
+    scales = [number(cell, decimal=config.decimal) if cell else None for cell in cells]
+    if wrong := [cell for cell, scale in zip(cells, scales, strict=True) if cell and not (scale and scale > 0.0)]:
+        found = f"{len(wrong)} cells of {config.mm_per_pixel} are no scales: {listed(dict.fromkeys(wrong), limit=5)}"
+        remedy = "mend the column; leave cells empty where the scale is unknown"
+        raise CohortError([Fault(where, "images.mm_per_pixel", found, "millimetres above 0", remedy)])
+    return scales
+
+
 def _no_common_patient(identifiers: list[str], known: frozenset[str], table: Table, where: Path) -> Fault:
     if not identifiers:
         remedy = "use values that the columns hold"
@@ -216,7 +231,7 @@ def _key(pictures: Sequence[Picture], settings: protocol.Images, patients: int, 
 
     def identity(picture: Picture) -> object:
         mask = _content_hash(picture.mask) if needs_mask else ""
-        return picture.patient, picture.view, _content_hash(picture.file), mask, picture.box
+        return picture.patient, picture.view, _content_hash(picture.file), mask, picture.box, picture.mm_per_pixel
 
     identities = _in_threads(identity, pictures, "checking images", on_progress)
     everything = [_VERSION, PIL.__version__, settings.model_dump(mode="json"), patients, identities]
@@ -238,7 +253,7 @@ def _decoded(pictures: Sequence[Picture], settings: protocol.Images, patients: i
         waiting[picture.patient].append(place)
     taken: list[list[int]] = [[] for _ in range(patients)]
 
-    def read(place: int) -> Pixels | Reason:
+    def read(place: int) -> tuple[Pixels, int] | Reason:
         try:
             return _read(pictures[place], settings)
         except UnusableImageError as error:
@@ -252,7 +267,7 @@ def _decoded(pictures: Sequence[Picture], settings: protocol.Images, patients: i
             if isinstance(result, Reason):
                 status[place] = _REASONS.index(result)
             else:
-                pixels[place], status[place] = result, _USED
+                pixels[place], status[place] = result
                 taken[pictures[place].patient].append(place)
 
     slots = np.full((patients, settings.per_patient), ABSENT, dtype=np.int64)
@@ -279,15 +294,16 @@ def _wanted(waiting: list[list[int]], taken: list[list[int]], limit: int) -> lis
     return wanted
 
 
-def _read(picture: Picture, settings: protocol.Images) -> Pixels:
-    grey = decode_grey(_bytes(picture.file))
-    mask = None
+def _read(picture: Picture, settings: protocol.Images) -> tuple[Pixels, int]:
+    """The picture as the protocol wants it, and whether it is ``_USED`` or ``_UNSCALED``."""
+    pixels, mask = np.asarray(decode_grey(_bytes(picture.file))), None
     if picture.mask is not None and _needs_mask(settings):
         try:
-            mask = decode_mask(_bytes(picture.mask))
+            mask = np.asarray(decode_mask(_bytes(picture.mask)))
         except UnusableImageError:
             raise UnusableImageError(Reason.MASK) from None
-    return standardize(grey, settings, box=picture.box, mask=mask)
+    frame = Frame(pixels, mask=mask, box=picture.box, mm_per_pixel=picture.mm_per_pixel)
+    return standardize(frame, settings), _UNSCALED if settings.needs_scale and frame.mm_per_pixel is None else _USED
 
 
 def _needs_mask(settings: protocol.Images) -> bool:

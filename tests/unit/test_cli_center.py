@@ -19,7 +19,9 @@ def center(*arguments: object) -> Result:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("center")
-    result = center("simulate", write_study(folder), *write_sites(folder), "--out", folder / "run", "--with-baselines", "--threads", 1)
+    result = center(
+        "simulate", write_study(folder), *write_sites(folder), "--out", folder / "run", "--with-baselines", "--threads", 1
+    )
     assert result.exit_code == 0, result.output
     return folder
 

@@ -2,6 +2,7 @@ import contextlib
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from client.cohort.images import Reason, UnusableImageError, decode_grey, decode_mask, lesion_window, standardize
+from client.cohort.images import Frame, Reason, UnusableImageError, decode_grey, decode_mask, lesion_window, standardize
 from shared_model.protocol import Images, View
 
 
@@ -21,6 +22,10 @@ def saved(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 def settings(**changes: object) -> Images:
     return Images(**({"views": {"v": View()}, "size": 16} | changes))
+
+
+def flat(width: int, height: int, level: int = 0) -> Frame:
+    return Frame(np.full((height, width), level, dtype=np.uint8))
 
 
 def reason(content: bytes) -> Reason:
@@ -103,7 +108,7 @@ def test_a_mask_is_what_is_above_half_of_its_brightest():
 
 
 def test_the_aspect_is_kept_and_the_rest_is_black():
-    pixels = standardize(Image.new("L", (32, 16), 200), settings(), box=None, mask=None)
+    pixels = standardize(flat(32, 16, 200), settings())
     assert pixels.shape == (1, 16, 16)
     assert pixels.dtype == np.uint8
     expected = np.zeros((16, 16))
@@ -113,22 +118,22 @@ def test_the_aspect_is_kept_and_the_rest_is_black():
 
 def test_shrinking_averages_instead_of_skipping_pixels():
     checkerboard = np.indices((64, 64)).sum(axis=0) % 2 * np.uint8(200)
-    pixels = standardize(Image.fromarray(checkerboard.astype(np.uint8)), settings(), box=None, mask=None)
+    pixels = standardize(Frame(checkerboard.astype(np.uint8)), settings())
     assert np.abs(pixels[0, 2:-2, 2:-2].astype(int) - 100).max() <= 2
 
 
 def test_a_lesion_crop_without_context_is_the_box():
     levels = np.zeros((64, 64), dtype=np.uint8)
     levels[20:36, 10:26] = 200
-    pixels = standardize(Image.fromarray(levels), settings(crop="lesion", context=0.0), box=(10, 20, 26, 36), mask=None)
+    pixels = standardize(Frame(levels, box=(10, 20, 26, 36)), settings(crop="lesion", context=0.0))
     np.testing.assert_array_equal(pixels[0], np.full((16, 16), 200))
 
 
 def test_a_lesion_crop_follows_the_mask_where_there_is_no_box():
     levels = np.zeros((64, 64), dtype=np.uint8)
     levels[20:36, 10:26] = 255
-    mask, picture = Image.fromarray(levels), Image.new("L", (64, 64), 77)
-    pixels = standardize(picture, settings(crop="lesion", context=0.5, lesion_mask=True), box=None, mask=mask)
+    frame = replace(flat(64, 64, 77), mask=levels)
+    pixels = standardize(frame, settings(crop="lesion", context=0.5, lesion_mask=True))
     assert pixels.shape == (2, 16, 16)
     assert (pixels[0] == 77).all()
     assert set(np.unique(pixels[1])) == {0, 255}
@@ -137,20 +142,20 @@ def test_a_lesion_crop_follows_the_mask_where_there_is_no_box():
 
 
 def test_the_mask_channel_is_the_box_or_else_empty():
-    picture = Image.new("L", (16, 16), 77)
-    filled = standardize(picture, settings(lesion_mask=True), box=(2, 4, 6, 10), mask=None)[1]
+    frame = flat(16, 16, 77)
+    filled = standardize(replace(frame, box=(2, 4, 6, 10)), settings(lesion_mask=True))[1]
     expected = np.zeros((16, 16))
     expected[4:10, 2:6] = 255
     np.testing.assert_array_equal(filled, expected)
-    assert not standardize(picture, settings(lesion_mask=True), box=None, mask=None)[1].any()
+    assert not standardize(frame, settings(lesion_mask=True))[1].any()
 
 
 @pytest.mark.parametrize(
     ("box", "mask", "expected"),
     [
         (None, None, Reason.NO_BOX),
-        (None, Image.new("L", (16, 16)), Reason.NO_BOX),
-        (None, Image.new("L", (8, 16)), Reason.MASK_SIZE),
+        (None, flat(16, 16).pixels, Reason.NO_BOX),
+        (None, flat(8, 16).pixels, Reason.MASK_SIZE),
         ((20, 0, 30, 10), None, Reason.BOX_OUTSIDE),
         ((8, 0, 8, 10), None, Reason.BOX_OUTSIDE),
         ((9, 0, 3, 10), None, Reason.BOX_OUTSIDE),
@@ -158,7 +163,7 @@ def test_the_mask_channel_is_the_box_or_else_empty():
 )
 def test_a_lesion_crop_needs_a_lesion(box, mask, expected):
     with pytest.raises(UnusableImageError) as caught:
-        standardize(Image.new("L", (16, 16)), settings(crop="lesion"), box=box, mask=mask)
+        standardize(Frame(flat(16, 16).pixels, mask=mask, box=box), settings(crop="lesion"))
     assert caught.value.reason is expected
 
 

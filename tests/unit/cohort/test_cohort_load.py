@@ -369,3 +369,30 @@ def test_paths_are_relative_to_the_configuration(hospital, monkeypatch, tmp_path
     path, _ = hospital.save()
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert survey(read_site(path), where=path).included == 12
+
+
+def test_pictures_of_known_scale_show_millimetres_and_others_are_counted(hospital):
+    levels = np.zeros((60, 60), dtype=np.uint8)
+    levels[20:40, 20:40] = 200  # 20 pixels
+    for k in range(12):
+        hospital.picture(f"img/p{k:02}_T.png", levels)
+    rows = [{"patient": f"p{k:02}", "file": f"img/p{k:02}_T.png", "view": "T", "mm": "0.2" if k else ""} for k in range(12)]
+    hospital.write("images.csv", rows)
+    study = {"images": {"mm_per_pixel": 0.5, "per_patient": 1}}
+    cohort = hospital.load({"images": {"mm_per_pixel": "mm"}}, study)
+    widths = (cohort.tensors.images[:, 0, 8] > 100).sum(dim=1)
+    assert widths.tolist() == [6, *[8] * 11]  # 16 / 60 of 20 pixels; 4 mm at 0.5
+    assert cohort.findings.images.unscaled == 1
+    assert any("1 of 12" in notice.what for notice in cohort.findings.notices)
+    again = hospital.load({"images": {"mm_per_pixel": "mm"}}, study)
+    assert (again.findings.images.cache, again.findings.images.unscaled) == ("read", 1)
+    assert hospital.load({"images": {"mm_per_pixel": 0.2}}, study).findings.images.unscaled == 0
+    assert hospital.load().findings.images.unscaled == 0
+
+
+@pytest.mark.parametrize("cell", ["0", "-0.1", "fine", "0.1 mm"])
+def test_a_scale_is_a_number_of_millimetres(hospital, cell):
+    hospital.write("images.csv", [{"patient": "p00", "file": "img/p00_T.png", "view": "T", "mm": cell}])
+    with pytest.raises(CohortError) as caught:
+        hospital.load({"images": {"mm_per_pixel": "mm"}})
+    assert [(fault.key, cell in fault.found) for fault in caught.value.faults] == [("images.mm_per_pixel", True)]
