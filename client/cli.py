@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from client.cohort import Findings
-    from client.cohort.pictures import Progress
+    from client.cohort.parallel import Progress
     from client.site_config import SiteConfig
     from shared_model.protocol import StudyProtocol
 
@@ -45,10 +45,11 @@ def check(
 
         config, protocol = _read(site, study)
         if protocol is None:
-            findings = survey(config, where=site)
+            with _progress() as on_progress:
+                findings = survey(config, where=site, on_progress=on_progress, names=not as_json)
         else:
             with _progress() as on_progress:
-                findings = load_cohort(config, protocol, where=site, on_progress=on_progress).findings
+                findings = load_cohort(config, protocol, where=site, on_progress=on_progress, names=not as_json).findings
         _print(findings, config, protocol, as_json=as_json)
 
 

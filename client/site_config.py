@@ -3,6 +3,7 @@
 Paths are relative to the file itself and may hold ``${NAME}`` for an environment variable.
 """
 
+import itertools
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -134,6 +135,15 @@ class ViewColumn(Strict):
     def tags(self) -> tuple[str, ...]:
         """The DICOM tags by keyword; none where a column or ``all`` tells the view."""
         return (self.tag,) if isinstance(self.tag, str) else self.tag or ()
+
+    def view_of(self, *texts: str) -> str | None:
+        """The view that one of ``texts`` (the spellings of one value) means; None if no code and no pattern fits."""
+        if self.all is not None:
+            return self.all
+        held = {canonical_code(text) for text in texts}
+        exact = (view for code, view in self.codes.items() if canonical_code(code) in held)
+        found = (view for pattern, view in self.match.items() if any(re.search(pattern, text, re.IGNORECASE) for text in texts))
+        return next(itertools.chain(exact, found), None)
 
     @property
     def named(self) -> dict[str, str]:

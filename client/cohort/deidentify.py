@@ -132,13 +132,13 @@ def _text_blocks(graphics: Mask) -> Mask:
     letters, _ = ndimage.label(graphics, structure=np.ones((3, 3)))
     blocks = np.zeros_like(graphics)
     lines, _ = ndimage.label(ndimage.binary_dilation(graphics, structure=np.ones((3, 21))))
-    tall = {
-        number
+    heights = {
+        number: piece[0].stop - piece[0].start
         for number, piece in enumerate(ndimage.find_objects(letters), 1)
-        if (piece[0].stop - piece[0].start) in _LETTER_HEIGHTS
+        if piece[0].stop - piece[0].start in _LETTER_HEIGHTS
     }
     for line in ndimage.find_objects(lines):
-        low = line[0].stop - line[0].start <= 2 * _LETTER_HEIGHTS[-1]
-        if low and len(tall & set(np.unique(letters[line]).tolist())) >= _FEWEST_LETTERS:
+        own = [heights[number] for number in np.unique(letters[line]).tolist() if number in heights]
+        if len(own) >= _FEWEST_LETTERS and line[0].stop - line[0].start <= 3 * np.median(own):
             blocks[line] = True
     return blocks

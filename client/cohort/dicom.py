@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_color_lut, pixel_array
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array
 
 from client.cohort import deidentify, dicom_lossless
 from client.cohort.dicom_regions import Declared, PixelBox, declared
@@ -44,7 +45,13 @@ class Rules:
 
 
 def read_frame(
-    path: Path, rules: Rules, *, number: int = 0, modality: Modality = "luminance", mask: Pixels | None = None, box: Box | None = None
+    path: Path,
+    rules: Rules,
+    *,
+    number: int = 0,
+    modality: Modality = "luminance",
+    mask: Pixels | None = None,
+    box: Box | None = None,
 ) -> Frame:
     """Frame ``number`` (from 0) of the object at ``path``, less everything outside its ultrasound region.
 

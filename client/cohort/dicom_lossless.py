@@ -6,8 +6,7 @@ The interface is pydicom's for decoder plugins: https://pydicom.github.io/pydico
 import io
 
 from PIL import Image
-from pydicom.pixels import get_decoder
-from pydicom.pixels.decoders.base import DecodeRunner
+from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 from pydicom.uid import JPEGLossless, JPEGLosslessSV1
 
 DECODER_DEPENDENCIES = {JPEGLossless: ("pillow>=12",), JPEGLosslessSV1: ("pillow>=12",)}

@@ -51,7 +51,9 @@ def declared(dataset: Dataset) -> Declared:
     tissue = [region for region in found if not region.colour_flow]
     chosen = max(tissue or found, key=lambda region: _area(region.box), default=None)
     if chosen is None:
-        return Declared(mm_per_pixel=_pixel_spacing(dataset), other_regions_only=bool(dataset.get("SequenceOfUltrasoundRegions")))
+        return Declared(
+            mm_per_pixel=_pixel_spacing(dataset), other_regions_only=bool(dataset.get("SequenceOfUltrasoundRegions"))
+        )
     flow = any(region.colour_flow and _overlap(region.box, chosen.box) for region in found)
     height, width = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     x0, y0, x1, y1 = chosen.box
