@@ -47,7 +47,8 @@ def ultrasound_field(pixels: Pixels) -> tuple[PixelBox, Mask] | None:
     variance = ndimage.uniform_filter(bright * bright, size=_STROKE) - mean * mean
     text = ndimage.binary_dilation(burned_in(pixels, flow=shows_flow(pixels)), structure=np.ones((_STROKE, _STROKE)))
     textured = (bright > _LIT) & (variance > _TEXTURE**2) & ~text
-    closed = ndimage.binary_closing(textured, structure=np.ones((5, 5)), border_value=0)
+    spread = ndimage.binary_dilation(textured, structure=np.ones((5, 5)))
+    closed = ndimage.binary_erosion(spread, structure=np.ones((5, 5)), border_value=1)
     pieces, count = ndimage.label(ndimage.binary_opening(closed, structure=np.ones((_STROKE, _STROKE))))
     if not count:
         return None

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID
 
 from client.cohort import deidentify, dicom_lossless
 from client.cohort.dicom_regions import Declared, PixelBox, declared
@@ -24,6 +26,10 @@ from client.site_config import Images
 REGION_TAGS = ("Rows", "Columns", "PixelSpacing", "SequenceOfUltrasoundRegions")
 _FRAME_TAGS = (*REGION_TAGS, "BurnedInAnnotation", "NumberOfFrames", "PhotometricInterpretation", "BitsAllocated")
 
+_PIXEL_TAGS = (
+    *("SamplesPerPixel", "PlanarConfiguration", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
+    *(f"{name}PaletteColorLookupTable{part}" for name in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")),
+)
 _SQUARE = 0.01  # sides of a pixel that differ by less count as equal
 
 Modality = Literal["grey", "flow", "luminance"]
@@ -161,8 +167,13 @@ def _decoded(path: Path, number: int) -> tuple[Dataset, Pixels]:
         facts = dcmread(path, stop_before_pixels=True, specific_tags=list(_FRAME_TAGS))
         if int(facts.get("Rows") or 0) * int(facts.get("Columns") or 0) > MAX_PIXELS:
             raise UnusableImageError(Reason.TOO_LARGE)
+        syntax = facts.file_meta.TransferSyntaxUID
+        if not _decodable(syntax):
+            raise UnusableImageError(Reason.COMPRESSION)
         described = Dataset()
-        levels = pixel_array(path, ds_out=described, index=number)
+        # Of a deflated file, which is compressed as a whole, pydicom finds no frame by itself.
+        source = dcmread(path, specific_tags=[*_FRAME_TAGS, *_PIXEL_TAGS]) if syntax.is_deflated else path
+        levels = pixel_array(source, ds_out=described, index=number)
         return facts, _eight_bits(levels, described)
     except UnusableImageError:
         raise
@@ -172,11 +183,17 @@ def _decoded(path: Path, number: int) -> tuple[Dataset, Pixels]:
         raise UnusableImageError(Reason.FORMAT if path.stat().st_size else Reason.EMPTY) from None
     except OSError as error:
         raise UnusableImageError(Reason.UNREADABLE if error.errno else Reason.DAMAGED) from None
-    except (NotImplementedError, RuntimeError) as error:
-        undecodable = "decod" in str(error) or isinstance(error, NotImplementedError)
-        raise UnusableImageError(Reason.COMPRESSION if undecodable else Reason.DAMAGED) from None
     except Exception:  # a decoder fed with damaged bytes raises nearly anything, and no file may stop a study
         raise UnusableImageError(Reason.DAMAGED) from None
+
+
+def _decodable(syntax: UID) -> bool:
+    if not syntax.is_encapsulated:
+        return True
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:
+        return False
 
 
 def _eight_bits(levels: NDArray[np.generic], described: Dataset) -> Pixels:
