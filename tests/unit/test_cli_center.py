@@ -19,9 +19,8 @@ def center(*arguments: object) -> Result:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("center")
-    result = center(
-        "simulate", write_study(folder), *write_sites(folder), "--out", folder / "run", "--with-baselines", "--threads", 1
-    )
+    study, sites = write_study(folder), write_sites(folder)
+    result = center("simulate", study, *sites, "--out", folder / "run", "--with-baselines", "--threads", 1)
     assert result.exit_code == 0, result.output
     return folder
 
