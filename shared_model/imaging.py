@@ -1,14 +1,120 @@
-"""Random changes of training images, on the device that holds them."""
+"""Ultrasound pictures made comparable (NumPy, once a picture), and changed at random in training (torch, on the device).
+
+Standardisation takes out what the operator and the scanner's settings added, and leaves speckle alone: every step is a
+monotone map of grey levels, the same for all of a depth. Histogram equalisation is not offered, for it also takes out
+how dark a lesion is beside its surroundings, which is what readers go by.
+"""
 
 import math
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from shared_model.protocol import Augmentation
+from shared_model.protocol import Augmentation, Intensity
 
+Grey = NDArray[np.uint8]
+Inside = NDArray[np.bool_]
+Levels = NDArray[np.float64]
+
+_FLAT = 4  # grey levels within which JPEG leaves a uniform surround
+_NARROWEST = 12  # text, rulers and grey bars are narrower than this part of the longer side, fields are wider
+_SMALLEST = 0.05  # of the picture's area: less is no field of view
+_BLACK, _WHITE = 1.0, 99.0  # percentiles
+_MEDIAN = 0.3  # grey, 0..1, to which the median is brought: about what DDTI and BUS-BRA have after "range"
+_DEPTHS = 8  # time gain is smooth over this part of the field
+_LARGEST_POWER = 2.0
 _DRAWS = 9
+
+
+@dataclass(frozen=True, eq=False)
+class FieldOfView:
+    """Where a picture shows the body: ``box`` is x0, y0, x1, y1 in pixels, ``inside`` bool ``[H, W]`` of the whole picture."""
+
+    box: tuple[int, int, int, int]
+    inside: Inside
+
+
+def find_field(pixels: Grey) -> FieldOfView:
+    """The field of view of ``pixels`` (grey levels, uint8 ``[H, W]``), of whatever shape and before whatever uniform surround.
+
+    Speckle makes every pixel of the field differ from its neighbours, while the surround is flat. Text, rulers and grey
+    bars are not flat either, but narrow. The largest area that is neither is the field, its holes included; two fields
+    side by side that touch are one. Where there is none, the whole picture is.
+    """
+    height, width = pixels.shape
+    narrowest = max(1, max(height, width) // _NARROWEST)
+    textured: Inside = ndimage.morphological_gradient(pixels, size=3) > _FLAT
+    dense = ndimage.uniform_filter(textured.astype(np.float32), size=max(1, narrowest // 4)) > 0.5
+    inside: Inside = ndimage.binary_fill_holes(_largest_area(_opened(dense, narrowest)))
+    if inside.sum() < _SMALLEST * pixels.size:
+        return FieldOfView((0, 0, width, height), np.ones_like(textured))
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    return FieldOfView((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1), inside)
+
+
+def harmonize(pixels: Grey, *, intensity: Intensity, inside: Inside | None = None) -> Grey:
+    """Grey levels uint8 ``[H, W]`` with the scanner's settings taken out, each step on top of those before.
+
+    Args:
+        pixels: grey levels, uint8 ``[H, W]``; rows are depth.
+        intensity: ``"none"``; ``"range"``: percentiles 1 and 99 become black and white (dynamic range and gain);
+            ``"gamma"``: a power then brings the median to 0.3 of white, the third landmark (after Nyul and Udupa,
+            Magn Reson Med 1999;42:1072); ``"depth"``: before it, a power for each row brings the smooth mean of its depth
+            to that of the field (time gain). A power, since time gain acts before logarithmic compression: on the screen it
+            adds to the grey levels, but not to black. Powers are between 1/2 and 2.
+        inside: bool ``[H, W]``, which pixels count; None: all.
+
+    Returns:
+        A new array, or ``pixels`` itself where there is nothing to do: ``"none"``, or hardly any contrast.
+    """
+    inside = np.ones(pixels.shape, dtype=bool) if inside is None or not inside.any() else inside
+    if intensity == "none":
+        return pixels
+    black, white = np.percentile(pixels[inside], [_BLACK, _WHITE])
+    if white - black <= _FLAT:
+        return pixels
+    levels = np.clip((pixels - black) / (white - black), 0.0, 1.0)
+    if intensity == "depth":
+        levels **= _power(_depth_profile(levels, inside), to=levels[inside].mean())[:, None]
+    if intensity in {"gamma", "depth"}:
+        levels **= _power(np.median(levels[inside]), to=_MEDIAN)
+    result: Grey = np.rint(levels * 255.0).astype(np.uint8)
+    return result
+
+
+def _largest_area(area: Inside) -> Inside:
+    """The largest connected part of ``area``; nothing of nothing."""
+    parts, _ = ndimage.label(area, structure=np.ones((3, 3), dtype=bool))
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return np.asarray((parts == sizes.argmax()) & area)
+
+
+def _opened(area: Inside, size: int) -> Inside:
+    """``area`` without what is narrower than ``size``; the edge of the picture does not count as an edge."""
+    kept: Inside = ndimage.minimum_filter(area, size=size, mode="nearest")
+    # The mirrored origin puts a square of even size back where it was.
+    opened: Inside = ndimage.maximum_filter(kept, size=size, mode="nearest", origin=0 if size % 2 else -1)
+    return opened
+
+
+def _depth_profile(levels: Levels, inside: Inside) -> Levels:
+    """Mean grey of each depth, ``[H]``, smooth along the depth."""
+    spread = inside.shape[0] / _DEPTHS
+    sums = ndimage.gaussian_filter1d(np.where(inside, levels, 0.0).sum(axis=1), spread)
+    counts = ndimage.gaussian_filter1d(inside.sum(axis=1, dtype=np.float64), spread)
+    return np.asarray(sums / np.maximum(counts, 1e-9))
+
+
+def _power(grey: Levels | np.floating, *, to: float) -> Levels:
+    """The exponents that bring ``grey`` (0..1) to ``to``, within bounds."""
+    wanted = math.log(to) / np.log(np.clip(grey, 1e-3, 1.0 - 1e-3))
+    return np.asarray(np.clip(wanted, 1.0 / _LARGEST_POWER, _LARGEST_POWER))
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from shared_model.config_file import Strict
 from shared_model.variables import Variable
 
 IMAGE_GROUP = "images"
+BMODE = "bmode"
 Encoder = Literal["small", "resnet18", "resnet50", "convnext_tiny", "efficientnet_b0", "vit_b_16"]
 
 Intensity = Literal["none", "range", "gamma", "depth"]
@@ -44,7 +45,7 @@ class Study(Strict):
 class View(Strict):
     """One kind of image of a patient, e.g. B-mode transverse; several images of one view are allowed."""
 
-    modality: Name = "bmode"
+    modality: Name = BMODE
 
 
 class Images(Strict):
@@ -53,8 +54,8 @@ class Images(Strict):
 
     ``field`` is the field of view that the site states, or also ``detect``-ed where it states none. With ``mm_per_pixel``,
     pictures of known scale show ``size * mm_per_pixel`` mm, round the middle of the lesion or of the field of view; others
-    are fitted to ``size`` and counted. ``intensity`` takes the scanner's settings out, each step on top of those before:
-    ``range`` (percentiles 1 and 99 to black and white), ``gamma`` (median to a fixed grey), ``depth`` (time gain).
+    are fitted to ``size`` and counted. ``intensity`` takes the scanner's settings out of B-mode, each step on top of those
+    before: ``range`` (percentiles 1 and 99 to black and white), ``gamma`` (median to a fixed grey), ``depth`` (time gain).
     """
 
     views: dict[Name, View] = Field(min_length=1)
@@ -77,6 +78,10 @@ class Images(Strict):
                 "mm_per_pixel fixes what a picture shows, size * mm_per_pixel || remove context_mm or mm_per_pixel"
             )
         return self
+
+    def intensity_of(self, view: str | None) -> Intensity:
+        """What is done to the grey levels of ``view``: nothing but in B-mode, for those of Doppler measure flow."""
+        return self.intensity if view is None or self.views[view].modality == BMODE else "none"
 
     @property
     def needs_scale(self) -> bool:

@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from shared_model import protocol
 from shared_model.errors import ConsiliumError
+from shared_model.imaging import find_field, harmonize
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels of the stored picture
 Window = tuple[int, int, int, int]
@@ -51,6 +52,7 @@ class Frame:
 
     ``pixels`` are grey levels, uint8 ``[H, W]``; ``mask`` is the lesion, uint8 ``[H, W]`` of 0 and 255; ``box`` the lesion's
     box and ``field`` the field of view, both in pixels of the whole picture. Pixels are square, of ``mm_per_pixel`` mm.
+    ``view`` is the protocol's name for it; None is taken for B-mode.
     """
 
     pixels: Pixels
@@ -58,6 +60,12 @@ class Frame:
     box: Box | None = None
     field: Box | None = None
     mm_per_pixel: float | None = None
+    view: str | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
 
 
 class UnusableImageError(ConsiliumError):
@@ -115,20 +123,29 @@ def standardize(frame: Frame, settings: protocol.Images) -> Pixels:
     """
     if frame.mask is not None and frame.mask.shape != frame.pixels.shape:
         raise UnusableImageError(Reason.MASK_SIZE)
-    view = _field_of_view(frame, settings)
-    lesion = _lesion(view) if settings.crop == "lesion" else None
-    height, width = view.pixels.shape
-    window = (
-        (0, 0, width, height) if lesion is None else square_window(lesion, (width, height), side=_side(lesion, view, settings))
-    )
-    scale = None
-    if settings.mm_per_pixel is not None and view.mm_per_pixel is not None:
-        scale = view.mm_per_pixel / settings.mm_per_pixel
+    view = _cut(frame, _field(frame, settings))
+    intensity = settings.intensity_of(frame.view)
+    if intensity != "none":
+        inside = find_field(view.pixels).inside
+        view = replace(view, pixels=harmonize(view.pixels, intensity=intensity, inside=inside))
+    window = _window(view, settings)
+    scale = view.mm_per_pixel / settings.mm_per_pixel if view.mm_per_pixel and settings.mm_per_pixel else None
     channels = [_square(view.pixels, window, scale=scale, size=settings.size)]
     if settings.lesion_mask:
         soft = _square(_outline(view), window, scale=scale, size=settings.size)
         channels.append(np.where(soft >= 128, np.uint8(255), np.uint8(0)))
     return np.stack(channels)  # [C, S, S]
+
+
+def region_shown(frame: Frame, settings: protocol.Images) -> Window:
+    """What of ``frame`` the network sees: x0, y0, x1, y1 in pixels of the whole picture.
+
+    Raises:
+        UnusableImageError: as ``standardize``.
+    """
+    left, top, right, bottom = _field(frame, settings)
+    window = _window(_cut(frame, (left, top, right, bottom)), settings)
+    return left + window[0], top + window[1], left + window[2], top + window[3]
 
 
 def lesion_window(box: Box, size: tuple[int, int], *, context: float) -> Window:
@@ -159,35 +176,50 @@ def square_window(box: Box, size: tuple[int, int], *, side: float) -> Window:
     return left, top, right, bottom
 
 
-def _field_of_view(frame: Frame, settings: protocol.Images) -> Frame:
-    """``frame`` cut to its field of view."""
-    if frame.field is None:
-        return frame
-    height, width = frame.pixels.shape
-    x0, y0, x1, y1 = (round(edge) for edge in _within(frame.field, (width, height), otherwise=Reason.FIELD))
-    box = None if frame.box is None else (frame.box[0] - x0, frame.box[1] - y0, frame.box[2] - x0, frame.box[3] - y0)
-    mask = None if frame.mask is None else frame.mask[y0:y1, x0:x1]
-    return replace(frame, pixels=frame.pixels[y0:y1, x0:x1], mask=mask, box=box, field=None)
+def _field(frame: Frame, settings: protocol.Images) -> Window:
+    """The field of view as stated, or detected if the protocol asks for it, or else the whole picture."""
+    field: Box = (0, 0, *frame.size)
+    if frame.field is not None:
+        field = _within(frame.field, frame.size, otherwise=Reason.FIELD)
+    elif settings.field == "detect":
+        field = _with_lesion(find_field(frame.pixels).box, frame)
+    return math.floor(field[0]), math.floor(field[1]), math.ceil(field[2]), math.ceil(field[3])
 
 
-def _lesion(frame: Frame) -> Box:
-    if frame.box is not None:
-        return frame.box
-    around = Image.fromarray(frame.mask).getbbox() if frame.mask is not None else None
-    if around is None:
+def _cut(frame: Frame, window: Window) -> Frame:
+    left, top, right, bottom = window
+    box = frame.box and (frame.box[0] - left, frame.box[1] - top, frame.box[2] - left, frame.box[3] - top)
+    mask = None if frame.mask is None else frame.mask[top:bottom, left:right]
+    return replace(frame, pixels=frame.pixels[top:bottom, left:right], mask=mask, box=box, field=None)
+
+
+def _with_lesion(field: Window, frame: Frame) -> Box:
+    """``field``, or more where the lesion goes on: detection may miss what is too dark to tell from the surround."""
+    if (lesion := _lesion(frame)) is None:
+        return field
+    x0, y0, x1, y1 = _within(lesion, frame.size)
+    return min(field[0], x0), min(field[1], y0), max(field[2], x1), max(field[3], y1)
+
+
+def _window(frame: Frame, settings: protocol.Images) -> Window:
+    """What is shown of ``frame``, which is the field of view."""
+    middle = _lesion(frame) if settings.crop == "lesion" else (0, 0, *frame.size)
+    if middle is None:
         raise UnusableImageError(Reason.NO_BOX)
-    return around
+    if settings.mm_per_pixel is not None and frame.mm_per_pixel is not None:
+        return square_window(middle, frame.size, side=settings.size * settings.mm_per_pixel / frame.mm_per_pixel)
+    if settings.crop == "whole":
+        return 0, 0, *frame.size
+    if settings.context_mm is not None and frame.mm_per_pixel is not None:
+        margin = settings.context_mm / frame.mm_per_pixel
+        return square_window(middle, frame.size, side=_extent(_within(middle, frame.size)) + 2.0 * margin)
+    return lesion_window(middle, frame.size, context=settings.context)
 
 
-def _side(lesion: Box, frame: Frame, settings: protocol.Images) -> float:
-    """Side of the window round ``lesion``, in pixels of the picture."""
-    height, width = frame.pixels.shape
-    extent = _extent(_within(lesion, (width, height)))
-    if frame.mm_per_pixel is None or not settings.needs_scale:
-        return extent * (1.0 + 2.0 * settings.context)
-    if settings.mm_per_pixel is not None:
-        return settings.size * settings.mm_per_pixel / frame.mm_per_pixel
-    return extent + 2.0 * (settings.context_mm or 0.0) / frame.mm_per_pixel
+def _lesion(frame: Frame) -> Box | None:
+    if frame.box is not None or frame.mask is None:
+        return frame.box
+    return Image.fromarray(frame.mask).getbbox()
 
 
 def _extent(box: Box) -> float:
@@ -214,8 +246,7 @@ def _outline(frame: Frame) -> Pixels:
         return frame.mask
     levels = np.zeros_like(frame.pixels)
     if frame.box is not None:
-        height, width = levels.shape
-        x0, y0, x1, y1 = (round(edge) for edge in _within(frame.box, (width, height)))
+        x0, y0, x1, y1 = (round(edge) for edge in _within(frame.box, frame.size))
         levels[y0:y1, x0:x1] = 255
     return levels
 
@@ -239,7 +270,7 @@ def _fitted(picture: Image.Image, size: int) -> Image.Image:
 
 def _scaled(picture: Image.Image, scale: float, size: int) -> Image.Image:
     """The middle of ``picture`` scaled (antialiased) by exactly ``scale``, at most ``size`` pixels either way."""
-    width, height = (min(size, max(1, math.floor(extent * scale))) for extent in picture.size)
+    width, height = (min(size, max(1, math.floor(extent * scale + 1e-6))) for extent in picture.size)
     # What is no whole pixel of the result is cut from the edges, for rounding would change the scale.
     across, down = max(0.0, picture.width - width / scale) / 2.0, max(0.0, picture.height - height / scale) / 2.0
     middle = (across, down, picture.width - across, picture.height - down)

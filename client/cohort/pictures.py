@@ -313,7 +313,7 @@ def _read(picture: Picture, settings: protocol.Images) -> tuple[Pixels, int]:
             mask = np.asarray(decode_mask(_bytes(picture.mask)))
         except UnusableImageError:
             raise UnusableImageError(Reason.MASK) from None
-    frame = _frame(picture, mask)
+    frame = replace(_frame(picture, mask), view=tuple(settings.views)[picture.view])
     return standardize(frame, settings), _UNSCALED if settings.needs_scale and frame.mm_per_pixel is None else _USED
 
 
