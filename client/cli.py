@@ -12,9 +12,10 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from client.cohort import Findings
     from client.cohort.parallel import Progress
+    from client.preflight import Preflight
     from client.site_config import SiteConfig
+    from shared_model.errors import ConfigurationError
     from shared_model.protocol import StudyProtocol
 
 _FILE_WIDTH = 120  # columns of a report that goes to a file or a pipe
@@ -32,25 +33,64 @@ def check(
     site: Annotated[Path, typer.Argument(metavar="SITE.toml", help="The hospital's configuration.")],
     study: Annotated[Path | None, typer.Option(metavar="STUDY.toml", help="The study to check it against.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the report.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="Also write a page with contact sheets.")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Also look for leakage in columns that are not mapped.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Do not measure how long training takes.")] = False,
 ) -> None:
-    """Check the hospital's data: what would enter a study, what is left out and why.
+    """Check the hospital's data and machine: what would enter a study, what is left out and why, what must be mended.
 
-    Without --study only the configuration, its paths, columns and labels are checked. Nothing leaves this machine.
-    Exits with 0 if the site can take part, and with 2 if something must be mended first.
+    Without --study only what needs no study is checked. Nothing leaves this machine; the page holds patients' pictures.
+    Exits with 0 if no check failed (warnings are allowed), and with 2 if something must be mended first.
 
-    Example: consilium-site check msk.toml --study study.toml
+    Example: consilium-site check msk.toml --study study.toml --html check.html
     """
     with _told_plainly(as_json):
-        from client.cohort import load_cohort, survey
+        from client.preflight import preflight, refused
+        from shared_model.errors import CohortError, ConfigurationError
 
-        config, protocol = _read(site, study)
-        if protocol is None:
+        if html is not None and not html.parent.is_dir():
+            raise _no_folder(html)
+        try:
+            config, protocol = _read(site, study)
             with _progress() as on_progress:
-                findings = survey(config, where=site, on_progress=on_progress, names=not as_json)
-        else:
-            with _progress() as on_progress:
-                findings = load_cohort(config, protocol, where=site, on_progress=on_progress, names=not as_json).findings
-        _print(findings, config, protocol, as_json=as_json)
+                # What is written down names neither files nor cells; what is shown to a person must, to be mended.
+                names = not as_json and html is None
+                result = preflight(config, protocol, where=site, deep=deep, fast=fast, names=names, on_progress=on_progress)
+        except (ConfigurationError, CohortError) as error:
+            if html is not None:
+                _write_page(html, refused(error.faults, site=site.stem, study=study.stem if study else None), None)
+            raise
+        if html is not None:
+            _write_page(html, result, protocol)
+        _print(result, protocol, as_json=as_json)
+    if not result.ok:
+        raise typer.Exit(2)
+
+
+@app.command()
+def init(
+    exports: Annotated[list[Path], typer.Argument(metavar="EXPORT...", help="Tables, or folders of tables and pictures.")],
+    out: Annotated[Path, typer.Option(metavar="SITE.toml", help="The configuration to write.")],
+    study: Annotated[Path | None, typer.Option(metavar="STUDY.toml", help="The study whose variables to look for.")] = None,
+    name: Annotated[str | None, typer.Option(help="The hospital's name in reports.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+) -> None:
+    """Write a first SITE.toml from an export: guessed mappings, each with its evidence, and what was not found.
+
+    Example: consilium-site init export/ --study study.toml --out site.toml --name msk
+    """
+    with _told_plainly(as_json=False):
+        from client.init import initialise
+
+        drafted = initialise(exports, out=out, study=study, name=name, force=force)
+        typer.echo(f"{drafted.path}: {len(drafted.found)} of {len(drafted.found) + len(drafted.absent)} variables found")
+        if drafted.absent:
+            typer.echo(f"not found: {', '.join(drafted.absent)}")
+        if not drafted.has_label:
+            typer.echo("no column was recognised as the outcome: name it in label")
+        for remark in drafted.remarks:
+            typer.echo(f"note: {remark}")
+        typer.echo(f"next: read it, then consilium-site check {drafted.path}" + (f" --study {study}" if study else ""))
 
 
 @app.command()
@@ -108,18 +148,32 @@ def _read(site: Path, study: Path | None) -> "tuple[SiteConfig, StudyProtocol | 
     return config, protocol
 
 
-def _print(findings: "Findings", config: "SiteConfig", protocol: "StudyProtocol | None", *, as_json: bool) -> None:
+def _no_folder(page: Path) -> "ConfigurationError":
+    from shared_model.errors import ConfigurationError, Fault
+
+    return ConfigurationError([Fault("--html", "", f"no folder {page.parent}", "an existing folder", "create it first")])
+
+
+def _write_page(path: Path, result: "Preflight", protocol: "StudyProtocol | None") -> None:
+    from client.preflight.page import render
+
+    path.write_text(render(result, protocol), encoding="utf-8")
+
+
+def _print(result: "Preflight", protocol: "StudyProtocol | None", *, as_json: bool) -> None:
     from rich.console import Console
 
-    from client.cohort.report import print_report
+    from client.preflight.text import print_report
 
     if as_json:
-        typer.echo(json.dumps({"ok": True, "site": config.site.name, **asdict(findings)}, indent=2))
+        findings = asdict(result.findings) if result.findings else {}
+        checks = [asdict(check) for check in result.checks]
+        typer.echo(json.dumps({"ok": result.ok, "site": result.site, **findings, "checks": checks}, indent=2))
     else:
         console = Console(highlight=False)
         if not console.is_terminal:
             console.width = _FILE_WIDTH
-        print_report(console, findings, protocol, site=config.site.name)
+        print_report(console, result, protocol)
 
 
 @contextmanager

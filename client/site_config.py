@@ -75,20 +75,33 @@ class Mapping(Strict):
     ones. ``codes`` may be left out where the column holds the protocol's category names, or numbers, already; for a
     numeric variable they replace single cells that are no number (``{"<0.01" = 0.005}``), in the column's unit.
 
+    Instead of ``column``, ``from`` and ``to`` name two columns of dates: the variable is the time between them, in ``unit``
+    (years by default).
+
     ``missing`` lists values that mean missing in this column only (``[0, 999]``). ``combine`` says what to do where a
     patient has several rows that differ (``agree``: that is an error).
     """
 
-    column: str
+    column: str = ""
+    since: str | None = Field(default=None, alias="from")
+    to: str | None = None
     unit: str | None = None
     codes: dict[str, Scalar] | None = None
     missing: tuple[Scalar, ...] = ()
-    combine: Literal["agree", "first", "min", "max", "mean"] = "agree"
+    combine: Literal["agree", "first", "last", "min", "max", "mean"] = "agree"
+
+    @model_validator(mode="after")
+    def _column_or_dates(self) -> Self:
+        if bool(self.column) == bool(self.since or self.to) or bool(self.since) != bool(self.to):
+            raise ValueError("a column, or two columns of dates || give column = ..., or both from = ... and to = ...")
+        return self
 
 
 class TableFormat(Strict):
     """How to read a table. ``missing`` lists the spellings of a missing value besides the empty cell; ``separator`` is found
-    by itself among comma, semicolon and tab; ``columns`` names the columns of a file without a header row."""
+    by itself among comma, semicolon and tab; ``columns`` names the columns of a file without a header row. ``header_row``
+    is the row, counted from 1 without empty ones, that holds the names, and ``skip_rows`` how many below it hold no patient.
+    """
 
     missing: tuple[Scalar, ...] = ()
     separator: str | None = None
@@ -96,13 +109,33 @@ class TableFormat(Strict):
     encoding: str = "utf-8-sig"
     sheet: str | None = None
     columns: tuple[str, ...] | None = None
+    header_row: int = Field(default=1, ge=1)
+    skip_rows: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Self:
+        if self.columns is not None and self.header_row != 1:
+            raise ValueError("the names are in the file or in columns || remove columns, or header_row")
+        return self
+
+
+class Long(Strict):
+    """A long table, one row a measurement: ``name`` is the column that says what was measured, ``value`` the one that holds
+    the result. Each name becomes a column."""
+
+    name: str
+    value: str
 
 
 class Cohort(TableFormat):
     """The table of patients. ``patient_id`` = "#row" numbers the rows where the export has no identifier.
 
     ``where`` keeps rows whose column equals a value, is one of several, or lies between two numbers. ``require`` leaves
-    out, and counts, patients without a value of the variables named.
+    out, and counts, patients without a value of the variables named. ``date_order`` says how dates such as 03/04/2021 are
+    meant, where a column does not show it.
+
+    ``redcap_dictionary`` is REDCap's data dictionary (csv): its choices give codes a meaning, and fields named as a variable
+    of the study need no mapping. ``redcap_events`` and ``redcap_instruments`` (of those that repeat) keep these rows only.
     """
 
     table: str
@@ -111,6 +144,11 @@ class Cohort(TableFormat):
     where: dict[str, Scalar | tuple[Scalar, ...] | Between] = Field(default_factory=dict)
     variables: dict[str, Mapping] = Field(default_factory=dict)
     require: tuple[str, ...] = ()
+    long: Long | None = None
+    date_order: Literal["dmy", "mdy"] | None = None
+    redcap_dictionary: str | None = None
+    redcap_events: tuple[str, ...] = ()
+    redcap_instruments: tuple[str, ...] | None = None
 
 
 class ViewColumn(Strict):

@@ -172,14 +172,13 @@ def _keys_of(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
     for part in path:
         annotations = [inner for annotation in annotations for inner in _inside(annotation, part)]
     records = [member for annotation in annotations for member in _members(annotation) if _is_record(member)]
-    return [name for record in records for name in record.model_fields]
+    return [field.alias or name for record in records for name, field in record.model_fields.items()]
 
 
 def _inside(annotation: Any, part: str | int) -> Iterator[Any]:
     for member in _members(annotation):
         if _is_record(member):
-            if part in member.model_fields:
-                yield member.model_fields[part].annotation
+            yield from (field.annotation for name, field in member.model_fields.items() if part in {name, field.alias})
         elif get_origin(member) is dict:
             yield get_args(member)[1]
         elif get_origin(member) is tuple:

@@ -34,12 +34,20 @@ Name = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_identi
 
 
 class Study(Strict):
-    """What is asked: ``outcome`` says in words what a positive label means."""
+    """What is asked: ``outcome`` says in words what a positive label means, ``prevalence`` between which shares of patients
+    it is expected at a site (it changes nothing; a site is told if its own share lies elsewhere)."""
 
     name: Name
     title: str
     outcome: str
     synthetic: bool = False
+    prevalence: tuple[Fraction, Fraction] | None = None
+
+    @model_validator(mode="after")
+    def _low_before_high(self) -> Self:
+        if self.prevalence is not None and self.prevalence[0] > self.prevalence[1]:
+            raise ValueError("prevalence is [low, high] with low <= high || swap the two numbers")
+        return self
 
 
 class View(Strict):

@@ -157,7 +157,7 @@ def _by_table(index: Index, table: Table, config: Images, folder: Path, *, where
             continue
         facts[item.uid] = _Facts(
             patient=cells[config.patient_id or ""] if told else item.patient,
-            views=(cells[config.view.column],) if config.view.column else item.views,
+            views=table.texts(config.view.column, row) if config.view.column else item.views,
             mask=path_of(mask, cells, base) if mask else None,
             box=box,
             mm_per_pixel=scale,

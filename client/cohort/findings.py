@@ -2,17 +2,39 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from shared_model.messages import Part
 from shared_model.summaries import PartCounts
 
+Topic = Literal["patients", "labels", "parts", "mapping", "units", "ranges", "missing", "images"]
+
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that does not stop a study but that its owner should know; ``remedy`` is what to do about it."""
+    """Something that does not stop a study but that its owner should know; ``remedy`` is what to do about it.
+
+    ``topic`` is the check of ``consilium-site check`` to which it belongs.
+    """
 
     what: str
     remedy: str
+    topic: Topic = "images"
+
+
+@dataclass(frozen=True)
+class OutcomeFinding:
+    """One variable among the patients of one outcome: quartiles in the protocol's unit, or counts of categories."""
+
+    patients: int
+    missing: int
+    quartiles: tuple[float, float, float] | None = None
+    categories: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def missing_share(self) -> float:
+        """Share of these patients without a usable value, 0..1; 0 of nobody."""
+        return self.missing / self.patients if self.patients else 0.0
 
 
 @dataclass(frozen=True)
@@ -22,7 +44,8 @@ class VariableFinding:
     ``column`` is None where the site does not map it. ``factor`` turned the site's ``unit`` into the protocol's.
     ``low``, ``median``, ``high`` are in the protocol's unit, before any logarithm, of plausible values only.
     ``out_of_range``, ``no_number`` and ``unmapped`` count cells, which became missing; the last two by their text.
-    ``better_unit`` would have brought more values into the range than ``unit``.
+    ``better_unit`` would have brought more values into the range than ``unit``. ``by_outcome`` is the same for "negative"
+    and "positive" patients apart.
     """
 
     column: str | None
@@ -38,6 +61,7 @@ class VariableFinding:
     better_unit: str | None = None
     no_number: Mapping[str, int] = field(default_factory=dict)
     unmapped: Mapping[str, int] = field(default_factory=dict)
+    by_outcome: Mapping[str, OutcomeFinding] = field(default_factory=dict)
 
     @property
     def missing_share(self) -> float:

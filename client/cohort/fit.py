@@ -66,7 +66,9 @@ def _cohort_columns(config: SiteConfig) -> Iterator[tuple[str, str]]:
     yield "cohort.patient_id", cohort.patient_id
     yield "cohort.label.column", cohort.label.column
     yield from ((f"cohort.where.{column}", column) for column in cohort.where)
-    yield from ((f"cohort.variables.{name}.column", mapping.column) for name, mapping in cohort.variables.items())
+    for name, mapping in cohort.variables.items():
+        named = {"column": mapping.column, "from": mapping.since, "to": mapping.to}
+        yield from ((f"cohort.variables.{name}.{key}", column) for key, column in named.items() if column)
     if config.split.column is not None:
         yield "split.column", config.split.column
 

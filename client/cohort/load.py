@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from client.cohort.by_outcome import with_outcomes
+from client.cohort.dates import with_elapsed
 from client.cohort.dicom_pictures import dicom_folder, list_dicom
 from client.cohort.findings import Findings, ImageFindings, UnusableFile, VariableFinding
 from client.cohort.fit import column_faults, protocol_faults
@@ -18,10 +20,12 @@ from client.cohort.parallel import Progress
 from client.cohort.patients import Patients, select_patients
 from client.cohort.pictures import PictureRows, PictureTensors, list_pictures, no_pictures, read_pictures
 from client.cohort.pseudonyms import concealed, site_pseudonyms
+from client.cohort.redcap import Field, read_fields, widened, with_choices, with_matches, with_rows_of
 from client.cohort.split import PARTS
 from client.cohort.tables import Table, locate, read_table
 from client.cohort.tensors import CohortTensors
 from client.cohort.values import Source, Values, read_values, unmapped_values
+from client.site_config import Cohort as CohortSettings
 from client.site_config import Images as ImagesConfig
 from client.site_config import SiteConfig, TableFormat
 from shared_model.errors import CohortError, ConfigurationError, Fault
@@ -68,12 +72,12 @@ def load_cohort(
         ConfigurationError: the configuration does not fit the protocol, or the columns of the tables.
         CohortError: the files cannot be read, or their content does not fit the configuration.
     """
-    cohort_table, image_table = _open_tables(config, protocol, where)
+    config, cohort_table, image_table = open_tables(config, protocol, where)
     selected = select_patients(cohort_table, config, where=str(where))
     patients, values = _read_variables(cohort_table, config, protocol, selected, where)
     rows, pictures = _read_images(cohort_table, image_table, config, protocol, patients, where=where, on_progress=on_progress)
     part_of = patients.parts(config.split)
-    found = _findings(patients, part_of, variables={name: value.finding for name, value in values.items()})
+    found = _findings(patients, part_of, variables=with_outcomes(values, list(patients.labels.values()), protocol))
     if rows is not None and protocol.images is not None:
         found = replace(found, images=_image_findings(rows, pictures, protocol.images))
     findings = with_notices(found if names else concealed(found, site_pseudonyms(config.site.name)), config, protocol)
@@ -106,7 +110,7 @@ def survey(
     Raises:
         ConfigurationError, CohortError: as ``load_cohort``.
     """
-    cohort_table, image_table = _open_tables(config, None, where)
+    config, cohort_table, image_table = open_tables(config, None, where)
     patients = select_patients(cohort_table, config, where=str(where))
     if config.images is not None:
         views = list(dict.fromkeys([*config.images.view.named.values(), *filter(None, [config.images.flow])]))
@@ -115,11 +119,13 @@ def survey(
     return with_notices(found if names else concealed(found, site_pseudonyms(config.site.name)), config, None)
 
 
-def _open_tables(config: SiteConfig, protocol: StudyProtocol | None, where: Path) -> tuple[Table, Table | None]:
+def open_tables(config: SiteConfig, protocol: StudyProtocol | None, where: Path) -> tuple[SiteConfig, Table, Table | None]:
+    """Both tables, and the configuration with what follows from them: REDCap's fields, and times between dates."""
     unreadable: list[Fault] = []
     cohort = images = None
+    fields: Mapping[str, Field] = {}
     with _gathered(unreadable):
-        cohort = _open(config.cohort.table, config.cohort, "cohort.table", where)
+        cohort, fields = _open_cohort(config.cohort, where)
     if config.images is not None:
         with _gathered(unreadable):
             if config.images.table is not None:
@@ -136,7 +142,21 @@ def _open_tables(config: SiteConfig, protocol: StudyProtocol | None, where: Path
         raise ConfigurationError(faults) if unfit else CohortError(faults)
     if unreadable:
         raise CohortError(_distinct(unreadable))
-    return cohort, images
+    settings = with_rows_of(config.cohort, cohort, where=str(where))
+    if protocol is not None:
+        settings = with_matches(settings, fields, protocol)
+    cohort, settings = with_elapsed(cohort, settings, where=str(where))
+    return config.model_copy(update={"cohort": settings}), cohort, images
+
+
+def _open_cohort(settings: CohortSettings, where: Path) -> tuple[Table, Mapping[str, Field]]:
+    table = _open(settings.table, settings, "cohort.table", where)
+    if settings.long is not None:
+        table = widened(table, settings.long, where=str(where))
+    if settings.redcap_dictionary is None:
+        return table, {}
+    fields = read_fields(_open(settings.redcap_dictionary, TableFormat(), "cohort.redcap_dictionary", where))
+    return with_choices(table, fields), fields
 
 
 @contextmanager

@@ -1,20 +1,24 @@
 """What the owner of the data should know although nothing is broken, each with what to do."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from client.cohort.findings import Findings, ImageFindings, Notice, VariableFinding
+from client.cohort.units import likelier_unit
 from client.site_config import SiteConfig
 from shared_model.protocol import StudyProtocol
 
 _MOSTLY_MISSING = 0.5
+_MISSING_APART = 0.1  # difference of two shares
+_STANDARD_ERRORS = 3.0
 
 
 def with_notices(findings: Findings, config: SiteConfig, protocol: StudyProtocol | None) -> Findings:
     """``findings`` with everything in them that calls for attention said in words."""
     noted = [*_of_patients(findings, config), *_of_parts(findings)]
     for name, variable in findings.variables.items():
-        noted += _of_variable(name, variable)
+        noted += _of_variable(name, variable, protocol)
     if findings.images is not None:
         noted += _of_images(findings.images, findings.included)
     elif protocol is not None and (protocol.images is None) != (config.images is None):
@@ -24,48 +28,74 @@ def with_notices(findings: Findings, config: SiteConfig, protocol: StudyProtocol
 
 def _of_patients(findings: Findings, config: SiteConfig) -> Iterator[Notice]:
     if findings.rows_without_id:
-        yield Notice(f"rows without a patient identifier, left out: {findings.rows_without_id}", "fill them in, if wanted")
+        what = f"rows without a patient identifier, left out: {findings.rows_without_id}"
+        yield Notice(what, "fill them in, if wanted", "patients")
     if findings.ignored_labels:
-        yield Notice(f"labels set aside by label.ignore: {_counts(findings.ignored_labels)}", "nothing, if this is meant")
+        what = f"labels set aside by label.ignore: {_counts(findings.ignored_labels)}"
+        yield Notice(what, "nothing, if this is meant", "labels")
     if findings.unlisted_parts:
         what = f"patients with these codes are in no part and are left out: {_counts(findings.unlisted_parts)}"
-        yield Notice(what, "map the codes in split.codes, if wanted")
+        yield Notice(what, "map the codes in split.codes, if wanted", "parts")
     if findings.included < config.policy.minimum_patients:
         what = f"{findings.included} patients are fewer than policy.minimum_patients = {config.policy.minimum_patients}"
-        yield Notice(what, "the site will decline every request; lower the minimum if your institution agrees")
+        remedy = "the site will decline every request; lower the minimum if your institution agrees"
+        yield Notice(what, remedy, "patients")
 
 
 def _of_parts(findings: Findings) -> Iterator[Notice]:
     for part, counts in findings.parts.items():
         if not counts.patients:
-            yield Notice(f"no patient in part {part!r}", "nothing, if this is meant; otherwise change [split]")
+            what = f"no patient in part {part!r}"
+            yield Notice(what, "nothing, if this is meant; otherwise change [split]", "parts")
         elif counts.positives in {0, counts.patients}:
             outcome = "negative" if not counts.positives else "positive"
             consequence = "the site cannot be judged" if part == "test" else "fewer conclusions from this part"
-            yield Notice(f"all {counts.patients} patients of part {part!r} are {outcome}", f"expect {consequence}")
+            yield Notice(f"all {counts.patients} patients of part {part!r} are {outcome}", f"expect {consequence}", "parts")
 
 
-def _of_variable(name: str, variable: VariableFinding) -> Iterator[Notice]:
+def _of_variable(name: str, variable: VariableFinding, protocol: StudyProtocol | None) -> Iterator[Notice]:
     if variable.column is None:
-        yield Notice(f"{name}: not mapped, missing for every patient", f"map it in [cohort.variables.{name}] if you have it")
+        what = f"{name}: not mapped, missing for every patient"
+        yield Notice(what, f"map it in [cohort.variables.{name}] if you have it", "mapping")
         return
     if variable.unmapped:
         example = next(iter(variable.unmapped))
         what = f"{name}: codes that are not mapped became missing: {_counts(variable.unmapped)}"
         remedy = f'add them to codes, e.g. codes = {{ "{example}" = ... }}, or to missing = ["{example}"] if they mean missing'
-        yield Notice(what, remedy)
+        yield Notice(what, remedy, "mapping")
     if variable.no_number:
         example = next(iter(variable.no_number))
         what = f"{name}: cells that are no number became missing: {_counts(variable.no_number)}"
         remedy = f'add missing = ["{example}"] if it means missing, or codes = {{ "{example}" = <number> }}'
-        yield Notice(what, f"{remedy}; see also decimal")
+        yield Notice(what, f"{remedy}; see also decimal", "mapping")
     if variable.out_of_range:
         what = f"{name}: values outside the plausible range became missing: {variable.out_of_range}"
         hint = f'; more would be plausible with unit = "{variable.better_unit}"' if variable.better_unit else ""
-        yield Notice(what, f"check these values, and the unit, in the source{hint}")
+        yield Notice(what, f"check these values, and the unit, in the source{hint}", "ranges")
+    if protocol is not None and (unit := likelier_unit(name, variable, protocol.variables[name])):
+        stated = protocol.variables[name].unit
+        what = f"{name}: median {variable.median:.3g} {stated}: the column looks like {unit}, not {variable.unit}"
+        yield Notice(what, f'compare some patients with the source; if so, set unit = "{unit}"', "units")
     if variable.missing_share > _MOSTLY_MISSING:
         what = f"{name}: missing for {variable.missing} of {variable.patients} patients"
-        yield Notice(what, "nothing, if the site did not measure it; otherwise check the column")
+        yield Notice(what, "nothing, if the site did not measure it; otherwise check the column", "missing")
+    yield from _missing_by_outcome(name, variable)
+
+
+def _missing_by_outcome(name: str, variable: VariableFinding) -> Iterator[Notice]:
+    """Whether a value is there should not tell the outcome: the network would learn who was examined, not what was found."""
+    groups = [variable.by_outcome.get(outcome) for outcome in ("negative", "positive")]
+    negative, positive = groups
+    if negative is None or positive is None or not negative.patients or not positive.patients:
+        return
+    apart = abs(negative.missing_share - positive.missing_share)
+    pooled = variable.missing_share
+    error = math.sqrt(pooled * (1.0 - pooled) * (1.0 / negative.patients + 1.0 / positive.patients))
+    if apart > _MISSING_APART and apart > _STANDARD_ERRORS * error:
+        what = (
+            f"{name}: missing in {positive.missing_share:.0%} of positive and {negative.missing_share:.0%} of negative patients"
+        )
+        yield Notice(what, "was it measured because of the outcome? then leave it out", "missing")
 
 
 def _of_images(images: ImageFindings, patients: int) -> Iterator[Notice]:

@@ -141,7 +141,7 @@ def _labels(
     outcomes |= {canonical_code(code): 0 for code in label.negative}
     outcomes |= {canonical_code(code): None for code in label.ignore}
     held = [cells[row] for members in rows.values() for row in members]
-    strange = [cell for cell in held if cell and canonical_code(cell) not in outcomes]
+    strange = [cell for cell in held if cell and table.known_as(label.column, cell, outcomes) not in outcomes]
     if strange:
         found = f"column {label.column!r} also holds {counted(strange)}"
         expected = "each code in label.positive, label.negative or label.ignore"
@@ -152,7 +152,7 @@ def _labels(
 
     labels, ignored, unlabelled, conflicts = {}, Counter[str](), 0, []
     for patient, members in rows.items():
-        codes = {canonical_code(cells[row]) for row in members if cells[row]}
+        codes = {table.known_as(label.column, cells[row], outcomes) for row in members if cells[row]}
         found_outcomes = {outcomes[code] for code in codes}
         if len(found_outcomes) > 1:
             conflicts.append(patient)
@@ -189,7 +189,7 @@ def _assigned_parts(
     parts: dict[str, Part] = {}
     unlisted, torn = Counter[str](), []
     for patient, members in rows.items():
-        codes = {canonical_code(cells[row]) for row in members}
+        codes = {table.known_as(column, cells[row], known) for row in members}
         found = {known[code] for code in codes if code in known}
         if len(found) > 1:
             torn.append(f"{patient} ({' and '.join(part for part in PARTS if part in found)})")

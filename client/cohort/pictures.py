@@ -113,7 +113,7 @@ def list_pictures(
     pictures: list[list[Picture]] = [[] for _ in patients]
     unmapped = Counter[str]()
     for row, box, scale in zip(rows, boxes, scales, strict=True):
-        view = config.view.view_of(table.column(config.view.column)[row] if config.view.column else "")
+        view = config.view.view_of(*table.texts(config.view.column, row))
         if view is None:
             unmapped[table.column(config.view.column or "")[row]] += 1
             continue

@@ -10,8 +10,8 @@ import io
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from shared_model.errors import CohortError, ConfigurationError, Fault
 ROW_NUMBER = "#row"
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _SNIFFED_ROWS = 50
+_ZIP = b"PK\x03\x04"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -31,6 +32,7 @@ class Table:
     """Columns of stripped text, ``""`` where a cell is missing.
 
     ``repeated`` names columns that the header has more than once: they cannot be told apart, and only the last is kept.
+    ``choices`` gives the codes of a column a meaning (code -> label), where a data dictionary does.
     """
 
     path: Path
@@ -38,10 +40,25 @@ class Table:
     rows: int
     repeated: frozenset[str]
     sha256: str
+    choices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def column(self, name: str) -> list[str]:
         """The cells of a column, one for each row; ``#row`` numbers the rows from 1."""
         return [str(row) for row in range(1, self.rows + 1)] if name == ROW_NUMBER else self.columns[name]
+
+    def texts(self, column: str | None, row: int) -> tuple[str, ...]:
+        """The cell of ``column`` in ``row``, and its label if it has one; nothing without a column."""
+        if column is None:
+            return ()
+        cell = self.column(column)[row]
+        label = self.choices.get(column, {}).get(canonical_code(cell))
+        return (cell,) if label is None else (cell, label)
+
+    def known_as(self, column: str, cell: str, known: Container[str]) -> str:
+        """The canonical code of ``cell``, or that of its label if only this is ``known``."""
+        code = canonical_code(cell)
+        label = self.choices.get(column, {}).get(code)
+        return code if label is None or code in known else canonical_code(label)
 
 
 def locate(text: str, *, base: Path, where: str, key: str) -> Path:
@@ -69,20 +86,34 @@ def read_table(path: Path, layout: TableFormat, *, where: str, key: str) -> Tabl
         CohortError: no such file, or not a table that can be read, with the reason and what to do.
     """
     content = _content(path, where, key)
-    if content.startswith(b"PK\x03\x04"):
-        rows = _excel_rows(content, path, layout)
-    elif content.startswith(b"PAR1"):
-        rows = _parquet_rows(content, path, layout)
-    else:
-        rows = _text_rows(content, path, layout)
-    return _table(rows, path, layout, sha256=hashlib.sha256(content).hexdigest())
+    return _table(_rows(content, path, layout), path, layout, sha256=hashlib.sha256(content).hexdigest())
+
+
+def read_rows(path: Path, layout: TableFormat, *, where: str, key: str) -> list[list[str]]:
+    """All rows as they stand in the file, the header among them. Raises as ``read_table``."""
+    return _rows(_content(path, where, key), path, layout)
+
+
+def sheet_names(path: Path) -> tuple[str | None, ...]:
+    """The sheets of a workbook; ``(None,)`` for any other kind of table."""
+    with path.open("rb") as file:
+        if file.read(4) != _ZIP:
+            return (None,)
+    import openpyxl
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        book = openpyxl.load_workbook(path, read_only=True)
+    names = tuple(book.sheetnames)
+    book.close()
+    return names
 
 
 def row_filter(table: Table, conditions: dict[str, Scalar | tuple[Scalar, ...] | Between], layout: TableFormat) -> list[int]:
     """Indices of the rows that fulfil every condition, in the table's order."""
     kept = list(range(table.rows))
     for column, condition in conditions.items():
-        cells, fits = table.column(column), _matcher(condition, layout)
+        cells, fits = table.column(column), _matcher(condition, layout, table, column)
         kept = [row for row in kept if fits(cells[row])]
     return kept
 
@@ -114,7 +145,9 @@ def listed(names: Iterable[str], *, limit: int = 40) -> str:
     return ", ".join(every[:limit]) + (f" and {len(every) - limit} more" if len(every) > limit else "")
 
 
-def _matcher(condition: Scalar | tuple[Scalar, ...] | Between, layout: TableFormat) -> Callable[[str], bool]:
+def _matcher(
+    condition: Scalar | tuple[Scalar, ...] | Between, layout: TableFormat, table: Table, column: str
+) -> Callable[[str], bool]:
     if isinstance(condition, Between):
         low = -math.inf if condition.min is None else condition.min
         high = math.inf if condition.max is None else condition.max
@@ -125,7 +158,15 @@ def _matcher(condition: Scalar | tuple[Scalar, ...] | Between, layout: TableForm
 
         return lies_between
     codes = {canonical_code(code) for code in (condition if isinstance(condition, tuple) else (condition,))}
-    return lambda cell: canonical_code(cell) in codes
+    return lambda cell: table.known_as(column, cell, codes) in codes
+
+
+def _rows(content: bytes, path: Path, layout: TableFormat) -> list[list[str]]:
+    if content.startswith(_ZIP):
+        return _excel_rows(content, path, layout)
+    if content.startswith(b"PAR1"):
+        return _parquet_rows(content, path, layout)
+    return _text_rows(content, path, layout)
 
 
 def _content(path: Path, where: str, key: str) -> bytes:
@@ -165,7 +206,8 @@ def _text_rows(content: bytes, path: Path, layout: TableFormat) -> list[list[str
             lines.append(line)
     except (csv.Error, TypeError) as error:
         raise _unreadable(path, str(error), "check the separator (one character) and unclosed quotes") from None
-    _check_widths(rows, lines, path, layout, separator)
+    above = 0 if layout.columns else layout.header_row - 1  # titles above the header may be of any width
+    _check_widths(rows[above:], lines[above:], path, layout, separator)
     return rows
 
 
@@ -213,7 +255,7 @@ def _sniffed_separator(text: str, layout: TableFormat) -> str:
 
 
 def _check_widths(rows: list[list[str]], lines: list[int], path: Path, layout: TableFormat, separator: str) -> None:
-    width = len(layout.columns or rows[0])
+    width = len(layout.columns or (rows[0] if rows else ()))
     for row in rows:
         while len(row) > width and not row[-1]:
             row.pop()
@@ -279,9 +321,10 @@ def _spelled(value: Any, decimal: str) -> str:
 
 def _table(rows: list[list[str]], path: Path, layout: TableFormat, *, sha256: str) -> Table:
     if layout.columns is None:
-        header, body = (rows[0], rows[1:]) if rows else ([], [])
+        header, *body = rows[layout.header_row - 1 :] or [[]]
     else:
         header, body = list(layout.columns), rows
+    body = body[layout.skip_rows :]
     if not body:
         raise _unreadable(path, "no rows below the header" if header else "no rows", "export the table again")
     if len(body[0]) != len(header):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.cohort.findings import VariableFinding
+from client.cohort.redcap import simplified
 from client.cohort.tables import Table, listed, number
 from client.site_config import Mapping, Scalar, canonical_code
 from shared_model.errors import Fault
@@ -30,6 +31,7 @@ _Decoder = Callable[[str], float | _Unusable]
 _COMBINE: dict[str, Callable[[list[float]], float]] = {
     "agree": lambda values: values[0],
     "first": lambda values: values[0],
+    "last": lambda values: values[-1],
     "min": min,
     "max": max,
     "mean": lambda values: math.fsum(values) / len(values),
@@ -91,7 +93,10 @@ def read_values(source: Source, rows: Sequence[tuple[int, ...]]) -> Values:
     used = Counter(cells[row] for members in rows for row in members)
     decode = _number_decoder(source) if source.variable.kind == "numeric" else _category_decoder(source)
     missing = {canonical_code(spelling) for spelling in source.mapping.missing} | {""}
-    decoded = {cell: _Unusable.MISSING if canonical_code(cell) in missing else decode(cell) for cell in used}
+    column = source.mapping.column
+    decoded = {
+        cell: _Unusable.MISSING if source.table.known_as(column, cell, missing) in missing else decode(cell) for cell in used
+    }
 
     array, conflicts = np.full(len(rows), np.nan), []
     combine = _COMBINE[source.mapping.combine]
@@ -140,7 +145,14 @@ def _category_decoder(source: Source) -> _Decoder:
     place = {canonical_code(category): float(k) for k, category in enumerate(source.variable.categories)}
     codes: dict[str, Scalar] = dict(source.mapping.codes or {category: category for category in source.variable.categories})
     index = {canonical_code(code): place[canonical_code(category)] for code, category in codes.items()}
-    return lambda cell: index.get(canonical_code(cell), _Unusable.UNMAPPED)
+    alike = {simplified(name): k for name, k in place.items()} if source.mapping.codes is None else {}
+
+    def decode(cell: str) -> float | _Unusable:
+        code = source.table.known_as(source.mapping.column, cell, index)
+        labelled = code != canonical_code(cell)  # a label is for people: "Male" is the protocol's "male"
+        return index.get(code, alike.get(simplified(code), _Unusable.UNMAPPED) if labelled else _Unusable.UNMAPPED)
+
+    return decode
 
 
 def _disagreement(source: Source, conflicts: list[list[str]]) -> list[Fault]:
@@ -148,7 +160,7 @@ def _disagreement(source: Source, conflicts: list[list[str]]) -> list[Fault]:
         return []
     examples = listed((" and ".join(dict.fromkeys(cell or "nothing" for cell in cells)) for cells in conflicts), limit=5)
     found = f"column {source.mapping.column!r} differs between rows of one patient: {examples}"
-    remedy = 'set combine = "first", "min" or "max" to say which counts, or mend the table'
+    remedy = 'set combine = "first", "last", "min" or "max" to say which counts, or mend the table'
     return [Fault(source.where, f"{source.key}.combine", found, "one value for a patient", remedy)]
 
 
