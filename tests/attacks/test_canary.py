@@ -60,7 +60,7 @@ class Ward:
         return self.folder / "in/study.toml"
 
     def check(self, *options: str) -> str:
-        result = CliRunner().invoke(site_app, ["check", str(self.sites[0]), "--study", str(self.study), *options])
+        result = CliRunner().invoke(site_app, ["check", str(self.sites[0]), "--study", str(self.study), "--fast", *options])
         assert result.exit_code == 0, result.output
         return result.output
 
@@ -124,7 +124,7 @@ def hospital(folder: Path, name: str, *, seed: int) -> Path:
     for k in range(PATIENTS):
         identifier = f"{IDENTIFIER}{name}{k:03}"
         sex = CODE if k == 0 else "FM"[k % 2]
-        rows.append({"id": identifier, "name": f"{CELL} Roe", "age": 30 + k, "sex": sex, "outcome": k % 2})
+        rows.append({"id": identifier, "name": f"{CELL} Roe", "age": 30 + k, "sex": sex, "outcome": k // 2 % 2})
         path = write_object(
             folder / "pacs" / f"{FILE}_{k:03}.dcm",
             picture(seed + k),
@@ -176,6 +176,7 @@ def test_no_name_comes_out_of_a_hospital(ward, monkeypatch, caplog):
     with caplog.at_level(logging.DEBUG):
         screen = ward.check()
         ward.texts["check --json"] = ward.check("--json").encode()
+        ward.texts["check --html"] = ward.check("--html", str(ward.folder / "page.html")).encode()
         run = ["simulate", str(ward.study), *map(str, ward.sites), "--out", str(ward.folder / "run"), "--rounds", "1"]
         simulated = CliRunner().invoke(center_app, run)
     assert simulated.exit_code == 0, simulated.output
