@@ -205,6 +205,9 @@ class Images(TableFormat):
     name DICOM tags by keyword. ``patient_column`` is the column of the cohort table that holds the value of that tag, where
     it is not the cohort's own identifier. A ``table`` may then say more of each object, found by its ``uid`` (a column with
     the SOP instance UID) or by ``file`` (its name or path): ``patient_id``, ``view.column`` and ``roi`` are columns of it.
+    ``frames`` are those to take of a clip, ``flow`` the view that the colours of colour Doppler become. ``region`` says what to
+    do where an object declares no ultrasound region that fits (``detect`` it, leave the picture out, or use this box), and
+    ``burned_in`` what to do about text and callipers within it.
     """
 
     table: str | None = None

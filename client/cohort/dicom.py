@@ -68,14 +68,12 @@ def read_frame(
     Raises:
         UnusableImageError: no pixels that can be decoded, no ultrasound region, or burnt-in text where ``rules`` forbid it.
     """
-    facts, pixels = _decoded(path, number)
+    says, pixels = _decoded(path, number)
     if mask is not None and mask.shape != pixels.shape[:2]:
         raise UnusableImageError(Reason.MASK_SIZE)
-    says = declared(facts)
     if says.other_regions_only:
         raise UnusableImageError(Reason.NOT_2D)
-    named = str(facts.get("BurnedInAnnotation") or "").upper() == "YES"
-    (x0, y0, x1, y1), pixels = _only_ultrasound(pixels, says, rules, burned_in=named)
+    (x0, y0, x1, y1), pixels = _only_ultrasound(pixels, says, rules)
     levels = _as(modality, pixels)
     if rules.burned_in != "keep":
         graphics = deidentify.burned_in(pixels, flow=says.flow or deidentify.shows_flow(pixels))
@@ -90,14 +88,14 @@ def read_frame(
 def has_flow(path: Path, rules: Rules, *, number: int) -> bool:
     """Whether colour Doppler is seen in the ultrasound region of a frame; False if it cannot be read."""
     try:
-        facts, pixels = _decoded(path, number)
-        _, pixels = _only_ultrasound(pixels, declared(facts), rules, burned_in=False)
+        says, pixels = _decoded(path, number)
+        _, pixels = _only_ultrasound(pixels, says, rules)
     except UnusableImageError:
         return False
     return deidentify.shows_flow(pixels)
 
 
-def _only_ultrasound(pixels: Pixels, says: Declared, rules: Rules, *, burned_in: bool) -> tuple[PixelBox, Pixels]:
+def _only_ultrasound(pixels: Pixels, says: Declared, rules: Rules) -> tuple[PixelBox, Pixels]:
     """The ultrasound region and its pixels; from here on nothing else of the picture exists."""
     height, width = pixels.shape[:2]
     if says.field is not None:
@@ -110,7 +108,7 @@ def _only_ultrasound(pixels: Pixels, says: Declared, rules: Rules, *, burned_in:
         return box, deidentify.keep_only(pixels, box)
     if rules.region == "declared":
         raise UnusableImageError(Reason.NO_REGION)
-    if burned_in and rules.burned_in != "keep":
+    if says.burned_in and rules.burned_in != "keep":
         raise UnusableImageError(Reason.BURNED_IN)
     left, top, right, bottom = says.cut or (0, 0, width, height)
     found = deidentify.ultrasound_field(pixels[top:bottom, left:right])
@@ -159,8 +157,8 @@ def _as(modality: str, pixels: Pixels) -> Pixels:
     return np.where(colour >= deidentify.COLOURED, pixels.min(axis=2), luminance)
 
 
-def _decoded(path: Path, number: int) -> tuple[Dataset, Pixels]:
-    """What is needed to know of the object, and the frame as uint8 ``[H, W]`` or ``[H, W, 3]`` (RGB)."""
+def _decoded(path: Path, number: int) -> tuple[Declared, Pixels]:
+    """What the object says of its picture, and the frame as uint8 ``[H, W]`` or ``[H, W, 3]`` (RGB)."""
     with _install_lock:
         dicom_lossless.install()
     try:
@@ -174,7 +172,7 @@ def _decoded(path: Path, number: int) -> tuple[Dataset, Pixels]:
         # Of a deflated file, which is compressed as a whole, pydicom finds no frame by itself.
         source = dcmread(path, specific_tags=[*_FRAME_TAGS, *_PIXEL_TAGS]) if syntax.is_deflated else path
         levels = pixel_array(source, ds_out=described, index=number)
-        return facts, _eight_bits(levels, described)
+        return declared(facts), _eight_bits(levels, described)
     except UnusableImageError:
         raise
     except FileNotFoundError:

@@ -31,7 +31,7 @@ class Declared:
 
     ``field`` is the 2-D region to use, None without one that fits the picture; ``cut`` what is left of one that reaches beyond
     the right or the lower edge. ``flow`` is whether colour flow is drawn on it. ``mm_per_pixel`` is (row, column).
-    ``other_regions_only``: regions are declared, but none of them is a 2-D picture.
+    ``other_regions_only``: regions are declared, but none of them is a 2-D picture. ``burned_in``: so BurnedInAnnotation says.
     """
 
     field: PixelBox | None = None
@@ -39,6 +39,7 @@ class Declared:
     flow: bool = False
     mm_per_pixel: tuple[float, float] | None = None
     other_regions_only: bool = False
+    burned_in: bool = False
 
 
 def declared(dataset: Dataset) -> Declared:
@@ -48,22 +49,22 @@ def declared(dataset: Dataset) -> Declared:
     trust. Beyond one edge only it was cut, and its scale still holds; beyond both it was resampled.
     """
     found = regions(dataset)
+    burned_in = str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES"
     tissue = [region for region in found if not region.colour_flow]
     chosen = max(tissue or found, key=lambda region: _area(region.box), default=None)
     if chosen is None:
-        return Declared(
-            mm_per_pixel=_pixel_spacing(dataset), other_regions_only=bool(dataset.get("SequenceOfUltrasoundRegions"))
-        )
+        others = bool(dataset.get("SequenceOfUltrasoundRegions"))
+        return Declared(mm_per_pixel=_pixel_spacing(dataset), other_regions_only=others, burned_in=burned_in)
     flow = any(region.colour_flow and _overlap(region.box, chosen.box) for region in found)
     height, width = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     x0, y0, x1, y1 = chosen.box
     inside = x0, y0, min(x1, width), min(y1, height)
     beyond = (x1 > width + _ROUNDING) + (y1 > height + _ROUNDING)
     if beyond == 2 or x0 >= width or y0 >= height:
-        return Declared(flow=flow)
+        return Declared(flow=flow, burned_in=burned_in)
     if beyond == 1:
-        return Declared(cut=inside, flow=flow, mm_per_pixel=chosen.mm_per_pixel)
-    return Declared(field=inside, flow=flow, mm_per_pixel=chosen.mm_per_pixel)
+        return Declared(cut=inside, flow=flow, mm_per_pixel=chosen.mm_per_pixel, burned_in=burned_in)
+    return Declared(field=inside, flow=flow, mm_per_pixel=chosen.mm_per_pixel, burned_in=burned_in)
 
 
 def regions(dataset: Dataset) -> tuple[Region, ...]:

@@ -232,6 +232,14 @@ def test_a_syntax_without_a_decoder_is_named_as_such(tmp_path):
     assert reason(path) == Reason.COMPRESSION
 
 
+def test_values_that_are_none_do_no_harm(tmp_path):
+    path = write_object(tmp_path / "a.dcm", speckle(30, 40), PixelSpacing=[0.125, 0.125], NumberOfFrames=1)
+    rules = Rules((0, 0, 40, 30), "keep")
+    assert read_frame(path, rules).mm_per_pixel == 0.125
+    path.write_bytes(path.read_bytes().replace(b"0.125\\0.125", b"wide \\ far  "[:11]))
+    assert read_frame(path, rules).mm_per_pixel is None
+
+
 def test_rules_are_those_of_the_site():
     site = {
         "site": {"name": "a"},
