@@ -1,4 +1,5 @@
-"""One picture to one tensor: decoding that no file can break, and the crop, padding and size that a protocol asks for."""
+"""One picture to one tensor: decoding that no file can break, and the field, grey levels, crop and scale that a protocol
+asks for."""
 
 import io
 import math
@@ -123,16 +124,12 @@ def standardize(frame: Frame, settings: protocol.Images) -> Pixels:
     """
     if frame.mask is not None and frame.mask.shape != frame.pixels.shape:
         raise UnusableImageError(Reason.MASK_SIZE)
-    view = _cut(frame, _field(frame, settings))
-    intensity = settings.intensity_of(frame.view)
-    if intensity != "none":
-        inside = find_field(view.pixels).inside
-        view = replace(view, pixels=harmonize(view.pixels, intensity=intensity, inside=inside))
-    window = _window(view, settings)
-    scale = view.mm_per_pixel / settings.mm_per_pixel if view.mm_per_pixel and settings.mm_per_pixel else None
-    channels = [_square(view.pixels, window, scale=scale, size=settings.size)]
+    scan = _harmonized(_cut(frame, _field(frame, settings)), settings)
+    window = _window(scan, settings)
+    scale = scan.mm_per_pixel / settings.mm_per_pixel if scan.mm_per_pixel and settings.mm_per_pixel else None
+    channels = [_square(scan.pixels, window, scale=scale, size=settings.size)]
     if settings.lesion_mask:
-        soft = _square(_outline(view), window, scale=scale, size=settings.size)
+        soft = _square(_outline(scan), window, scale=scale, size=settings.size)
         channels.append(np.where(soft >= 128, np.uint8(255), np.uint8(0)))
     return np.stack(channels)  # [C, S, S]
 
@@ -191,6 +188,15 @@ def _cut(frame: Frame, window: Window) -> Frame:
     box = frame.box and (frame.box[0] - left, frame.box[1] - top, frame.box[2] - left, frame.box[3] - top)
     mask = None if frame.mask is None else frame.mask[top:bottom, left:right]
     return replace(frame, pixels=frame.pixels[top:bottom, left:right], mask=mask, box=box, field=None)
+
+
+def _harmonized(frame: Frame, settings: protocol.Images) -> Frame:
+    intensity = settings.intensity_of(frame.view)
+    if intensity == "none":
+        return frame
+    # Within the field of view, too, there may be a black surround: beside a sector.
+    inside = find_field(frame.pixels).inside
+    return replace(frame, pixels=harmonize(frame.pixels, intensity=intensity, inside=inside))
 
 
 def _with_lesion(field: Window, frame: Frame) -> Box:

@@ -214,7 +214,7 @@ def real_data() -> Path:
 def test_thyroid_screens_keep_their_nodules_and_lose_their_text(real_data):
     """DDTI types TI-RADS below the scan, which ends at row 310 of 360 where there is one scan on the screen."""
     with (real_data / "ddti" / "index.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["x0"]][::4]
+        rows = [row for row in csv.DictReader(file) if row["x0"]][::6]
     cut, low = 0, 0
     for row in rows:
         x0, y0, x1, y1 = find_field(np.asarray(Image.open(real_data / "ddti" / row["image"]).convert("L"))).box
