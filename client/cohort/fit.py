@@ -114,12 +114,11 @@ def _unit_faults(name: str, variable: Variable, mapping: Mapping, where: str) ->
         return [Fault(where, key, quoted(mapping.unit), "no unit: the protocol gives none", "remove unit")]
     units = known_units(variable.unit, variable=name)
     expected = f"a unit that converts to {variable.unit}: {listed(units)}"
-    if mapping.unit is None:
+    stated = mapping.unit or ("years" if mapping.since else None)
+    if stated is None:
         return [Fault(where, key, "nothing", expected, "say in which unit the column is: unit = ...")]
-    if unit_factor(mapping.unit, variable.unit, variable=name) is None:
-        return [
-            Fault(where, key, quoted(mapping.unit), expected, did_you_mean(mapping.unit, units, otherwise="use one of these"))
-        ]
+    if unit_factor(stated, variable.unit, variable=name) is None:
+        return [Fault(where, key, quoted(stated), expected, did_you_mean(stated, units, otherwise="use one of these"))]
     return []
 
 

@@ -243,10 +243,11 @@ def _split(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
 def _sniffed_separator(text: str, layout: TableFormat) -> str:
     """The separator that cuts the first rows into equally many cells, and into most; a decimal comma is none."""
     start = "\n".join(text.splitlines()[:_SNIFFED_ROWS])
+    above = layout.header_row - 1
 
     def evenness(separator: str) -> tuple[bool, int]:
         try:
-            widths = [len(row) for _, row in _split(start, separator)]
+            widths = [len(row) for _, row in _split(start, separator)][above:]
         except csv.Error:
             return False, 0
         return len(set(widths)) == 1 and widths[0] > 1, widths[0] if widths else 0

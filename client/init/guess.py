@@ -16,6 +16,7 @@ from shared_model.variables import Variable, known_units, unit_factor
 
 _NAME, _VALUES = 0.7, 0.3  # weights of the two kinds of evidence
 _LIKELY_NAME = 0.5
+_SYNONYM = 0.95  # a variable's own name goes before a synonym of another's
 _LIKELY_VALUES = 0.5
 _MOST_CODES = 40
 _SHORTEST_START = 3  # letters that a code and a category must share at the beginning
@@ -87,6 +88,7 @@ def _guesses(name: str, variable: Variable, column: str, table: Table, decimal: 
     likely, synonym = likeness(_without_unit(column, variable, name), names_of(name))
     if likely < _LIKELY_NAME:
         return
+    likely *= 1.0 if synonym == name else _SYNONYM
     cells = [cell for cell in table.columns[column] if cell]
     if not cells:
         return

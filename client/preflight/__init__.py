@@ -14,6 +14,7 @@ from client.preflight.checks import Check, Preflight, Problem, Sheet, Status, sk
 from client.preflight.data import data_checks
 from client.preflight.leakage import border_check, column_check, variable_check
 from client.preflight.machine import machine_checks, timed_trial
+from client.preflight.marks import text_check
 from client.preflight.pictures import border_features, contact_sheets, duplicate_check, owned_pictures, row_check
 from client.site_config import SiteConfig
 from shared_model.errors import Fault
@@ -57,12 +58,18 @@ def preflight(
     labels = cohort.tensors.label.numpy().astype(np.int64)
     checks.append(variable_check(_variables(cohort, protocol), labels))
     if deep:
-        used = {mapping.column for mapping in config_read.cohort.variables.values()} | {config.cohort.label.column}
+        cohort_keys = config_read.cohort
+        used = {mapping.column for mapping in cohort_keys.variables.values()}
+        used |= {cohort_keys.label.column, cohort_keys.patient_id, config.split.column or ""}
         checks.append(column_check(table, list(included.rows.values()), labels, used=used, decimal=config.cohort.decimal))
     sheets: list[Sheet] = []
     if protocol.images is not None and len(cohort.tensors.images):
         pictures = owned_pictures(cohort.tensors, cohort.parts)
-        checks += [duplicate_check(pictures), border_check(border_features(pictures, patients=len(cohort)), labels)]
+        checks += [
+            duplicate_check(pictures),
+            text_check(pictures.grey),
+            border_check(border_features(pictures, patients=len(cohort)), labels),
+        ]
         sheets = contact_sheets(pictures, cohort.tensors, list(protocol.images.views))
     trial = None if fast or not len(cohort.parts["train"]) else timed_trial(cohort, protocol)
     checks += machine_checks(cohort, protocol, newest_file=table.path, trial=trial)

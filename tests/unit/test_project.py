@@ -108,7 +108,8 @@ def test_the_demo_files_are_found_as_package_data(name: str) -> None:
 
 def keys(model: type[BaseModel], *, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every dotted key of a configuration file; records by name count as ``<name>``."""
-    for name, field in model.model_fields.items():
+    for attribute, field in model.model_fields.items():
+        name = field.alias or attribute
         inner = list(_inner_keys(field.annotation, prefix=f"{prefix}{name}."))
         yield from inner or [(f"{prefix}{name}", field)]
 
