@@ -20,7 +20,7 @@ def column_faults(config: SiteConfig, *, cohort: Table | None, images: Table | N
             faults += _column_fault(cohort, key, column, where)
     if config.images is None:
         return faults
-    faults += source_faults(config.images, where=where)
+    faults += source_faults(config.images, columns=images.columns if images is not None else (), where=where)
     if cohort is not None and config.images.patient_column is not None:
         faults += _column_fault(cohort, "images.patient_column", config.images.patient_column, where)
     if config.images.patient_id == ROW_NUMBER and config.images.table != config.cohort.table:

@@ -1,7 +1,7 @@
 """Do the keys of ``[images]`` belong together? A table of pictures, a folder of DICOM objects, or both."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from client.site_config import Images
 from shared_model.config_file import did_you_mean, quoted
@@ -11,9 +11,10 @@ _WITH_DICOM = ("patient_column", "uid", "flow", "frames", "region", "burned_in",
 _WITH_TABLE = ("file", "uid", "roi", "mask", "where", "folder")
 
 
-def source_faults(images: Images, *, where: str) -> list[Fault]:
-    """Keys that are missing, that need another, or that hold no DICOM tag, no regular expression or no box."""
-    together = _of_table(images, where) if images.dicom is None else _of_dicom(images, where)
+def source_faults(images: Images, *, columns: Collection[str], where: str) -> list[Fault]:
+    """Keys that are missing, that need another, or that hold no DICOM tag, no regular expression or no box; ``columns`` are
+    those of the table of images."""
+    together = _of_table(images, where) if images.dicom is None else _of_dicom(images, columns, where)
     return [*together, *_of_patterns(images, where), *_of_region(images, where)]
 
 
@@ -31,7 +32,7 @@ def _of_table(images: Images, where: str) -> Iterator[Fault]:
         )
 
 
-def _of_dicom(images: Images, where: str) -> Iterator[Fault]:
+def _of_dicom(images: Images, columns: Collection[str], where: str) -> Iterator[Fault]:
     if images.table is None:
         for key in _WITH_TABLE:
             if key in images.model_fields_set:
@@ -40,12 +41,12 @@ def _of_dicom(images: Images, where: str) -> Iterator[Fault]:
             if isinstance(value, str):
                 remedy = "use a tag or a number instead, or name the table"
                 yield Fault(where, f"images.{key}", quoted(value), "images.table beside it", remedy)
-        if images.patient_id is not None:
-            yield from _tag_faults("images.patient_id", images.patient_id, where)
     elif (images.file is None) == (images.uid is None):
         found = "both" if images.uid else "neither"
         remedy = "keep the one whose column tells the objects apart"
         yield Fault(where, "images.file", found, "one of images.file and images.uid, to find the rows of an object", remedy)
+    if images.patient_id is not None and images.patient_id not in columns:
+        yield from _tag_faults("images.patient_id", images.patient_id, where)
     for tag in images.view.tags:
         yield from _tag_faults("images.view.tag", tag, where)
 

@@ -227,6 +227,7 @@ def test_objects_of_others_are_counted(pacs, rows):
         ({"dicom": None}, "images.table", 'dicom = "folder/"'),
         ({"dicom": None, "frames": "all"}, "images.frames", "images.dicom"),
         ({"table": "images.csv"}, "images.file", "one of images.file and images.uid"),
+        ({"table": "images.csv", "file": "file", "patient_id": "pat"}, "images.patient_id", "keyword of a DICOM tag"),
         ({"dicom": "patients.csv"}, "images.dicom", "is a file"),
         ({"dicom": "${NO_SUCH_PLACE}/x"}, "images.dicom", "export NO_SUCH_PLACE"),
     ],
