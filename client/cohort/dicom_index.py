@@ -41,7 +41,7 @@ _HEADER_TAGS = ("SOPClassUID", "SOPInstanceUID", "NumberOfFrames", "PhotometricI
 _PREAMBLE = 132
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class UltrasoundObject:
     """One object. ``views`` are the texts that its view tags may be read as; ``coloured`` whether its pixels have colours, and
     ``flow`` whether it declares a region of colour flow."""
