@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from client.cohort.pictures import Progress
+    from client.cohort.parallel import Progress
     from client.preflight import Preflight
     from client.site_config import SiteConfig
     from shared_model.errors import ConfigurationError
@@ -53,7 +53,9 @@ def check(
         try:
             config, protocol = _read(site, study)
             with _progress() as on_progress:
-                result = preflight(config, protocol, where=site, deep=deep, fast=fast, on_progress=on_progress)
+                # What is written down names neither files nor cells; what is shown to a person must, to be mended.
+                names = not as_json and html is None
+                result = preflight(config, protocol, where=site, deep=deep, fast=fast, names=names, on_progress=on_progress)
         except (ConfigurationError, CohortError) as error:
             if html is not None:
                 _write_page(html, refused(error.faults, site=site.stem, study=study.stem if study else None), None)

@@ -3,6 +3,7 @@
 Paths are relative to the file itself and may hold ``${NAME}`` for an environment variable.
 """
 
+import itertools
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -151,34 +152,76 @@ class Cohort(TableFormat):
 
 
 class ViewColumn(Strict):
-    """The column that tells the view, with local code -> view of the protocol; or ``all`` images are one view."""
+    """What tells the view: a ``column`` of the table of images, a DICOM ``tag`` (or several, joined by a blank), or nothing,
+    as ``all`` images are one view. ``codes`` maps local code -> view of the protocol, and is compared first; ``match`` maps
+    regular expression -> view, found anywhere in the text, in upper or lower case, the first that fits.
+    """
 
     column: str | None = None
+    tag: str | tuple[str, ...] | None = None
     codes: dict[str, str] = Field(default_factory=dict)
+    match: dict[str, str] = Field(default_factory=dict)
     all: str | None = None
 
     @model_validator(mode="after")
-    def _column_or_all(self) -> Self:
-        if (self.column is None) == (self.all is None):
-            raise ValueError('a column with codes, or all = "view" || keep one of the two')
+    def _one_source(self) -> Self:
+        if sum(source is not None for source in (self.column, self.tag, self.all)) != 1:
+            raise ValueError('a column with codes, or all = "view" (or, with images.dicom, a tag) || keep one of the two')
         return self
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The DICOM tags by keyword; none where a column or ``all`` tells the view."""
+        return (self.tag,) if isinstance(self.tag, str) else self.tag or ()
+
+    def view_of(self, *texts: str) -> str | None:
+        """The view that one of ``texts`` (the spellings of one value) means; None if no code and no pattern fits."""
+        if self.all is not None:
+            return self.all
+        held = {canonical_code(text) for text in texts}
+        exact = (view for code, view in self.codes.items() if canonical_code(code) in held)
+        found = (view for pattern, view in self.match.items() if any(re.search(pattern, text, re.IGNORECASE) for text in texts))
+        return next(itertools.chain(exact, found), None)
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Every key of this record that names a view of the protocol, with the view."""
+        found = {"all": self.all} if self.all is not None else {}
+        found |= {f"codes.{code}": view for code, view in self.codes.items()}
+        return found | {f"match.{pattern}": view for pattern, view in self.match.items()}
 
 
 class Images(TableFormat):
-    """The table of images, one row each (it may be the cohort's own table). ``file`` is a column, or a pattern such as
-    ``"Images/{ID}.png"`` over columns, relative to ``folder`` (default: the table's own folder). A pattern may take a part of
-    a cell as Python slices do: ``"Masks/mask_{ID[4:]}.png"``.
+    """Where the images are: a table, one row each (it may be the cohort's own), or a folder of DICOM objects.
 
+    In a table, ``file`` is a column, or a pattern such as ``"Images/{ID}.png"`` over columns, relative to ``folder`` (default:
+    the table's own folder). A pattern may take a part of a cell as Python slices do: ``"Masks/mask_{ID[4:]}.png"``.
     ``roi`` names four columns with the lesion's box ``x0, y0, x1, y1`` in pixels of the stored image, and ``mask`` a
     column or pattern with a picture of the lesion's outline. ``mm_per_pixel`` is the physical size of a pixel of the stored
     image, or the column that holds it. ``max_unusable`` is the share of files that may be unreadable before the site
     refuses to take part.
+
+    With ``dicom``, all ultrasound objects of that folder and those below it are read, and ``patient_id`` and ``view.tag``
+    name DICOM tags by keyword. ``patient_column`` is the column of the cohort table that holds the value of that tag, where
+    it is not the cohort's own identifier. A ``table`` may then say more of each object, found by its ``uid`` (a column with
+    the SOP instance UID) or by ``file`` (its name or path): ``patient_id``, ``view.column`` and ``roi`` are columns of it.
+    ``frames`` are those to take of a clip, ``flow`` the view that the colours of colour Doppler become. ``region`` says what to
+    do where an object declares no ultrasound region that fits (``detect`` it, leave the picture out, or use this box), and
+    ``burned_in`` what to do about text and callipers within it.
     """
 
-    table: str
-    patient_id: str
-    file: str
+    table: str | None = None
+    dicom: str | None = None
+    patient_id: str | None = None
+    patient_column: str | None = None
+    file: str | None = None
+    uid: str | None = None
     view: ViewColumn
+    flow: str | None = None
+    frames: Literal["first", "middle", "all"] = "first"
+    region: Literal["detect", "declared"] | tuple[int, int, int, int] = "detect"
+    burned_in: Literal["mask", "refuse", "keep"] = "mask"
+    secondary_capture: bool = False
     where: dict[str, Scalar | tuple[Scalar, ...] | Between] = Field(default_factory=dict)
     folder: str | None = None
     roi: tuple[str, str, str, str] | None = None

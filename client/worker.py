@@ -5,6 +5,7 @@ It is the security boundary of a site: whatever the bytes of a request are, the 
 """
 
 import logging
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -66,12 +67,11 @@ class Worker:
         except MessageError as error:
             code, cause = FailureCode.PROTOCOL_MISMATCH, str(error)
         except (CohortError, ConfigurationError) as error:
-            code, cause = FailureCode.COHORT_UNUSABLE, str(error)
+            code, cause = FailureCode.COHORT_UNUSABLE, _places(error)
         except (MemoryError, torch.OutOfMemoryError) as error:
-            code, cause = FailureCode.OUT_OF_MEMORY, repr(error)
-        except Exception:
-            log.exception("site %s: a request failed", self.name)
-            code, cause = FailureCode.INTERNAL, "see the traceback above"
+            code, cause = FailureCode.OUT_OF_MEMORY, type(error).__name__
+        except Exception as error:
+            code, cause = FailureCode.INTERNAL, _trace(error)
         log.warning("site %s: %s: %s", self.name, code.value, cause)
         failure = Failure(site=self.name, attempt=attempt, code=code, seconds=perf_counter() - started)
         return messages.encode(Message(failure))
@@ -148,6 +148,17 @@ class Worker:
             modalities=describe.modality_counts(bench.tensors, bench.protocol),
             seconds=perf_counter() - started,
         )
+
+
+def _places(error: CohortError | ConfigurationError) -> str:
+    """Which keys are at fault, without what was found there: that may be a name, and a log is read by others."""
+    keys = ", ".join(dict.fromkeys(fault.key or Path(fault.where).name for fault in error.faults))
+    return f"{len(error.faults)} problems at {keys}; consilium-site check tells them"
+
+
+def _trace(error: Exception) -> str:
+    """Where in the code it went wrong, without the message: that may quote what a patient's file holds."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
 def open_site(config_path: Path, *, state: Path, threads: int | None = None) -> Worker:

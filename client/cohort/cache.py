@@ -20,6 +20,12 @@ _FOLDER = "cohorts"
 _ABANDONED_S = 3600.0
 
 
+def cache_home() -> Path:
+    """``${CONSILIUM_CACHE}``, ``${XDG_CACHE_HOME}/consilium`` or ``~/.cache/consilium``."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "consilium"
+    return Path(os.environ.get("CONSILIUM_CACHE") or home)
+
+
 @dataclass(frozen=True)
 class Slot:
     """The one place of a site's images of one study: a later key replaces an earlier one, so caches do not pile up."""
@@ -29,9 +35,8 @@ class Slot:
 
     @property
     def path(self) -> Path:
-        """The file, under ``${CONSILIUM_CACHE}``, ``${XDG_CACHE_HOME}/consilium`` or ``~/.cache/consilium``."""
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "consilium"
-        return Path(os.environ.get("CONSILIUM_CACHE") or home) / _FOLDER / f"{self.name}.safetensors"
+        """The file, under ``cache_home()``."""
+        return cache_home() / _FOLDER / f"{self.name}.safetensors"
 
     def read(self) -> tuple[dict[str, Tensor] | None, str]:
         """The tensors stored under this key, or None; and in words what was found."""

@@ -82,7 +82,8 @@ class ImageFindings:
     """Images of included patients. ``by_view`` counts images in use, ``beyond_limit`` those over the protocol's
     ``per_patient``, ``unmapped_views`` those whose view code the site does not map. ``of_nobody`` counts rows of the
     image table whose patient is not in the cohort table. ``unscaled`` counts images in use whose physical scale is unknown,
-    where the protocol wants one. ``cache`` says what became of the tensor cache."""
+    where the protocol wants one. ``skipped`` counts files of a DICOM folder that are no
+    ultrasound pictures, by reason. ``cache`` says what became of the tensor cache."""
 
     found: int
     used: int
@@ -94,6 +95,7 @@ class ImageFindings:
     patients_without: int
     unscaled: int
     cache: str
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

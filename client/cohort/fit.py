@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from client.cohort.image_sources import source_faults
 from client.cohort.patterns import FilePattern
 from client.cohort.tables import ROW_NUMBER, Table, listed
 from client.site_config import Mapping, SiteConfig, canonical_code
@@ -19,6 +20,9 @@ def column_faults(config: SiteConfig, *, cohort: Table | None, images: Table | N
             faults += _column_fault(cohort, key, column, where)
     if config.images is None:
         return faults
+    faults += source_faults(config.images, columns=images.columns if images is not None else (), where=where)
+    if cohort is not None and config.images.patient_column is not None:
+        faults += _column_fault(cohort, "images.patient_column", config.images.patient_column, where)
     if config.images.patient_id == ROW_NUMBER and config.images.table != config.cohort.table:
         expected, remedy = "a column, where images have a table of their own", "name the column that holds the patient"
         faults.append(Fault(where, "images.patient_id", quoted(ROW_NUMBER), expected, remedy))
@@ -72,7 +76,10 @@ def _cohort_columns(config: SiteConfig) -> Iterator[tuple[str, str]]:
 def _image_columns(config: SiteConfig) -> Iterator[tuple[str, str]]:
     if (images := config.images) is None:
         return
-    yield "images.patient_id", images.patient_id
+    if images.dicom is None and images.patient_id is not None:
+        yield "images.patient_id", images.patient_id
+    if images.uid is not None:
+        yield "images.uid", images.uid
     yield from ((f"images.where.{column}", column) for column in images.where)
     yield from (("images.roi", column) for column in images.roi or ())
     if isinstance(images.mm_per_pixel, str):
@@ -83,9 +90,8 @@ def _image_columns(config: SiteConfig) -> Iterator[tuple[str, str]]:
 
 def _patterns(config: SiteConfig) -> Iterator[tuple[str, str]]:
     if config.images is not None:
-        yield "images.file", config.images.file
-        if config.images.mask is not None:
-            yield "images.mask", config.images.mask
+        patterns = {"images.file": config.images.file, "images.mask": config.images.mask}
+        yield from ((key, text) for key, text in patterns.items() if text is not None)
 
 
 def _column_fault(table: Table, key: str, column: str, where: str) -> list[Fault]:
@@ -144,8 +150,9 @@ def _view_faults(config: SiteConfig, protocol: StudyProtocol, where: str) -> lis
     if config.images is None or protocol.images is None:
         return []
     view, known = config.images.view, protocol.images.views
-    named = {"images.view.all": view.all} if view.all is not None else {}
-    named |= {f"images.view.codes.{code}": name for code, name in view.codes.items()}
+    named = {f"images.view.{key}": name for key, name in view.named.items()}
+    if config.images.flow is not None:
+        named["images.flow"] = config.images.flow
     return [
         Fault(
             where,

@@ -41,6 +41,10 @@ class Reason(StrEnum):
     MASK = "its lesion mask cannot be read"
     MASK_SIZE = "its lesion mask has another size"
     FIELD = "the field of view is empty or outside the picture"
+    COMPRESSION = "compressed in a way that cannot be decoded here"
+    NO_REGION = "no ultrasound region is declared, or found"
+    NOT_2D = "only spectral, M-mode or graphic regions are declared"
+    BURNED_IN = "text or graphics are burnt into it"
 
 
 @dataclass(frozen=True, eq=False)

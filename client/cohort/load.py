@@ -12,17 +12,21 @@ from torch import Tensor
 
 from client.cohort.by_outcome import with_outcomes
 from client.cohort.dates import with_elapsed
+from client.cohort.dicom_pictures import dicom_folder, list_dicom
 from client.cohort.findings import Findings, ImageFindings, UnusableFile, VariableFinding
 from client.cohort.fit import column_faults, protocol_faults
 from client.cohort.notices import with_notices
+from client.cohort.parallel import Progress
 from client.cohort.patients import Patients, select_patients
-from client.cohort.pictures import PictureRows, PictureTensors, Progress, list_pictures, no_pictures, read_pictures
+from client.cohort.pictures import PictureRows, PictureTensors, list_pictures, no_pictures, read_pictures
+from client.cohort.pseudonyms import concealed, site_pseudonyms
 from client.cohort.redcap import Field, read_fields, widened, with_choices, with_matches, with_rows_of
 from client.cohort.split import PARTS
 from client.cohort.tables import Table, locate, read_table
 from client.cohort.tensors import CohortTensors
 from client.cohort.values import Source, Values, read_values, unmapped_values
 from client.site_config import Cohort as CohortSettings
+from client.site_config import Images as ImagesConfig
 from client.site_config import SiteConfig, TableFormat
 from shared_model.errors import CohortError, ConfigurationError, Fault
 from shared_model.inputs import ABSENT, categorical_names, numeric_names
@@ -51,12 +55,18 @@ class Cohort:
 
 
 def load_cohort(
-    config: SiteConfig, protocol: StudyProtocol, *, where: Path, on_progress: Progress = lambda _doing, _done, _total: None
+    config: SiteConfig,
+    protocol: StudyProtocol,
+    *,
+    where: Path,
+    on_progress: Progress = lambda _doing, _done, _total: None,
+    names: bool = True,
 ) -> Cohort:
     """Read the site's files as ``protocol`` wants them.
 
     ``where`` is the path of ``site.toml``: paths in it are relative to its folder, and faults name it. ``on_progress``
-    is told what is being done and how far it is (images only; tables take no time).
+    is told what is being done and how far it is (images only; tables take no time). Without ``names``, findings hold
+    pseudonyms instead of names of files and of cells that no code explains: so they may be written down.
 
     Raises:
         ConfigurationError: the configuration does not fit the protocol, or the columns of the tables.
@@ -65,12 +75,12 @@ def load_cohort(
     config, cohort_table, image_table = open_tables(config, protocol, where)
     selected = select_patients(cohort_table, config, where=str(where))
     patients, values = _read_variables(cohort_table, config, protocol, selected, where)
-    rows, pictures = _read_images(image_table, config, protocol, patients, where=where, on_progress=on_progress)
+    rows, pictures = _read_images(cohort_table, image_table, config, protocol, patients, where=where, on_progress=on_progress)
     part_of = patients.parts(config.split)
     found = _findings(patients, part_of, variables=with_outcomes(values, list(patients.labels.values()), protocol))
     if rows is not None and protocol.images is not None:
         found = replace(found, images=_image_findings(rows, pictures, protocol.images))
-    findings = with_notices(found, config, protocol)
+    findings = with_notices(found if names else concealed(found, site_pseudonyms(config.site.name)), config, protocol)
     places = {part: [place for place, patient in enumerate(patients.rows) if part_of[patient] == part] for part in PARTS}
     flow = CohortFlow(
         found=findings.found,
@@ -88,19 +98,25 @@ def load_cohort(
     )
 
 
-def survey(config: SiteConfig, *, where: Path) -> Findings:
-    """What can be said without a study: tables, columns, filter, labels and parts.
+def survey(
+    config: SiteConfig,
+    *,
+    where: Path,
+    on_progress: Progress = lambda _doing, _done, _total: None,
+    names: bool = True,
+) -> Findings:
+    """What can be said without a study: tables, columns, filter, labels and parts, and headers of DICOM objects.
 
     Raises:
         ConfigurationError, CohortError: as ``load_cohort``.
     """
     config, cohort_table, image_table = open_tables(config, None, where)
     patients = select_patients(cohort_table, config, where=str(where))
-    if image_table is not None and config.images is not None:
-        views = list(dict.fromkeys([*config.images.view.codes.values(), config.images.view.all or ""]))
-        named = list(patients.rows)
-        list_pictures(image_table, config.images, patients=named, known=patients.known, views=views, where=where)
-    return with_notices(_findings(patients, patients.parts(config.split), variables={}), config, None)
+    if config.images is not None:
+        views = list(dict.fromkeys([*config.images.view.named.values(), *filter(None, [config.images.flow])]))
+        _list_images(cohort_table, image_table, config.images, patients, views, where=where, on_progress=on_progress)
+    found = _findings(patients, patients.parts(config.split), variables={})
+    return with_notices(found if names else concealed(found, site_pseudonyms(config.site.name)), config, None)
 
 
 def open_tables(config: SiteConfig, protocol: StudyProtocol | None, where: Path) -> tuple[SiteConfig, Table, Table | None]:
@@ -112,7 +128,10 @@ def open_tables(config: SiteConfig, protocol: StudyProtocol | None, where: Path)
         cohort, fields = _open_cohort(config.cohort, where)
     if config.images is not None:
         with _gathered(unreadable):
-            images = _open(config.images.table, config.images, "images.table", where)
+            if config.images.table is not None:
+                images = _open(config.images.table, config.images, "images.table", where)
+            if config.images.dicom is not None:
+                dicom_folder(config.images.dicom, where=where)
             if config.images.folder is not None:
                 locate(config.images.folder, base=where.parent, where=str(where), key="images.folder")
     unfit = column_faults(config, cohort=cohort, images=images, where=str(where))
@@ -186,7 +205,27 @@ def _read_variables(
     return included, values
 
 
+def _list_images(
+    cohort_table: Table,
+    table: Table | None,
+    images: ImagesConfig,
+    patients: Patients,
+    views: list[str],
+    *,
+    where: Path,
+    on_progress: Progress,
+) -> PictureRows:
+    named = list(patients.rows)
+    if images.dicom is not None:
+        keys = patients.keys(cohort_table, images.patient_column, where=str(where))
+        return list_dicom(table, images, patients=named, keys=keys, views=views, where=where, on_progress=on_progress)
+    if table is None:
+        raise ValueError("images without a table and without a folder are refused before")
+    return list_pictures(table, images, patients=named, known=patients.known, views=views, where=where)
+
+
 def _read_images(
+    cohort_table: Table,
     table: Table | None,
     config: SiteConfig,
     protocol: StudyProtocol,
@@ -195,11 +234,11 @@ def _read_images(
     where: Path,
     on_progress: Progress,
 ) -> tuple[PictureRows | None, PictureTensors]:
-    if table is None or config.images is None or protocol.images is None:
+    if config.images is None or protocol.images is None:
         return None, no_pictures(protocol.images, patients=len(patients.rows))
     views = list(protocol.images.views)
     named = list(patients.rows)
-    rows = list_pictures(table, config.images, patients=named, known=patients.known, views=views, where=where)
+    rows = _list_images(cohort_table, table, config.images, patients, views, where=where, on_progress=on_progress)
     pictures = read_pictures(
         rows.pictures,
         protocol.images,
@@ -260,4 +299,5 @@ def _image_findings(rows: PictureRows, pictures: PictureTensors, settings: Image
         patients_without=int((pictures.slots == ABSENT).all(dim=1).sum()),
         unscaled=pictures.unscaled,
         cache=pictures.cache,
+        skipped=rows.skipped,
     )

@@ -24,7 +24,8 @@ class Patients:
     """Included patients, ordered by identifier as text, and what became of the others.
 
     ``rows`` are each patient's rows of the cohort table; ``assigned`` the part that the split column gives each, None
-    without such a column. ``found`` patients passed the row filter; ``known`` holds all identifiers of the table.
+    without such a column. ``found`` patients passed the row filter; ``known`` holds all identifiers of the table's
+    ``column`` of identifiers.
     """
 
     rows: Mapping[str, tuple[int, ...]]
@@ -36,6 +37,7 @@ class Patients:
     rows_without_id: int
     ignored_labels: Mapping[str, int]
     unlisted_parts: Mapping[str, int]
+    column: str
 
     def without(self, left_out: Mapping[str, str]) -> Self:
         """The same, less the patients of ``left_out``, which maps each to the reason."""
@@ -45,6 +47,23 @@ class Patients:
             labels={patient: label for patient, label in self.labels.items() if patient not in left_out},
             excluded=dict(Counter(self.excluded) + Counter(left_out.values())),
         )
+
+    def keys(self, table: Table, column: str | None, *, where: str) -> dict[str, str]:
+        """Every identifier of the cohort ``table``, by what ``column`` holds beside it (None: by itself).
+
+        Raises:
+            CohortError: a cell of ``column`` stands beside several identifiers.
+        """
+        if column is None:
+            return {patient: patient for patient in self.known if patient}
+        own: dict[str, set[str]] = {}
+        for key, patient in zip(table.column(column), table.column(self.column), strict=True):
+            if key and patient:
+                own.setdefault(key, set()).add(patient)
+        if shared := sum(len(patients) > 1 for patients in own.values()):
+            found, remedy = f"{shared} values of column {column!r} stand beside several patients", "mend these rows"
+            raise CohortError([Fault(where, "images.patient_column", found, "one patient for each value", remedy)])
+        return {key: patients.pop() for key, patients in own.items()}
 
     def parts(self, split: Split) -> dict[str, Part]:
         """The part of each included patient."""
@@ -75,6 +94,7 @@ def select_patients(table: Table, config: SiteConfig, *, where: str) -> Patients
         rows_without_id=nameless,
         ignored_labels=ignored,
         unlisted_parts=unlisted,
+        column=config.cohort.patient_id,
     )
     if assigned is None:
         return patients

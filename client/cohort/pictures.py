@@ -2,15 +2,12 @@
 
 import hashlib
 import json
-import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from itertools import groupby, zip_longest
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import PIL
@@ -18,30 +15,35 @@ import torch
 from torch import Tensor
 
 from client.cohort.cache import Slot
+from client.cohort.dicom import Modality, Rules, read_frame
 from client.cohort.images import Box, Frame, Pixels, Reason, UnusableImageError, decode_grey, decode_mask, standardize
+from client.cohort.parallel import Progress, in_threads
 from client.cohort.patterns import FilePattern
 from client.cohort.tables import Table, listed, locate, number, row_filter
-from client.site_config import Images, canonical_code
+from client.site_config import Images
 from shared_model import protocol
 from shared_model.errors import CohortError, Fault
 from shared_model.inputs import ABSENT
 
-Progress = Callable[[str, int, int], None]  # what is being done, how many of how many are done
-
-_VERSION = 2  # of everything here and in images.py that decides about pixels; part of the cache's key
-_THREADS = min(16, 2 * (os.cpu_count() or 1))
+_VERSION = 3  # of everything here and in images.py that decides about pixels; part of the cache's key
 _MAX_BYTES = 2**28
 _LISTED_FILES = 20
 _REASONS = tuple(Reason)
 _UNSCALED, _UNREAD, _USED = -3, -2, -1
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+
+@dataclass(frozen=True)
+class DicomFrame:
+    """Which frame of an object it is, what of its colours is wanted, and how its pixels are de-identified."""
+
+    number: int
+    modality: Modality
+    rules: Rules
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A row of the image table that belongs to an included patient. ``patient`` and ``view`` are indices."""
+    """A row of the image table, or a frame of a DICOM object, of an included patient. ``patient`` and ``view`` are indices."""
 
     patient: int
     view: int
@@ -49,15 +51,18 @@ class Picture:
     mask: Path | None
     box: Box | None
     mm_per_pixel: float | None
+    dicom: DicomFrame | None = None
 
 
 @dataclass(frozen=True)
 class PictureRows:
-    """What the image table says. ``pictures`` are in the order in which they would be taken, patient by patient."""
+    """What the image table, or the DICOM folder, says. ``pictures`` are in the order in which they would be taken, patient by
+    patient; ``skipped`` counts files of the folder that are none, by reason."""
 
     pictures: tuple[Picture, ...]
     unmapped_views: dict[str, int]
     of_nobody: int
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,27 +100,27 @@ def list_pictures(
     folder = table.path.parent
     if config.folder is not None:
         folder = locate(config.folder, base=where.parent, where=str(where), key="images.folder")
-    identifiers = table.column(config.patient_id)
+    identifiers = table.column(config.patient_id or "")
     rows = row_filter(table, config.where, config)
     nobody = sum(identifiers[row] not in known for row in rows)
     if nobody == len(rows):
         raise CohortError([_no_common_patient([identifiers[row] for row in rows], known, table, where)])
     index = {patient: place for place, patient in enumerate(patients)}
     rows = [row for row in rows if identifiers[row] in index]
-    boxes = _boxes(table, config, rows, where=str(where))
-    scales = _scales(table, config, rows, where=str(where))
-    file, mask = FilePattern.parse(config.file), FilePattern.parse(config.mask) if config.mask else None
+    boxes = lesion_boxes(table, config, rows, where=str(where))
+    scales = scales_of(table, config, rows, where=str(where))
+    file, mask = FilePattern.parse(config.file or ""), FilePattern.parse(config.mask) if config.mask else None
     pictures: list[list[Picture]] = [[] for _ in patients]
     unmapped = Counter[str]()
     for row, box, scale in zip(rows, boxes, scales, strict=True):
-        view = _view(table, config, row)
+        view = config.view.view_of(*table.texts(config.view.column, row))
         if view is None:
             unmapped[table.column(config.view.column or "")[row]] += 1
             continue
         cells = {column: table.columns[column][row] for column in (*file.columns, *(mask.columns if mask else ()))}
-        place, outline = index[identifiers[row]], _path(mask, cells, folder) if mask else None
-        pictures[place].append(Picture(place, views.index(view), _path(file, cells, folder), outline, box, scale))
-    return PictureRows(tuple(p for own in pictures for p in _in_turn(own)), dict(unmapped), nobody)
+        place, outline = index[identifiers[row]], path_of(mask, cells, folder) if mask else None
+        pictures[place].append(Picture(place, views.index(view), path_of(file, cells, folder), outline, box, scale))
+    return PictureRows(tuple(p for own in pictures for p in in_turn(own)), dict(unmapped), nobody)
 
 
 def read_pictures(
@@ -156,19 +161,13 @@ def no_pictures(settings: protocol.Images | None, *, patients: int) -> PictureTe
     return PictureTensors(torch.zeros(shape, dtype=torch.uint8), empty, empty.clone(), (), 0, 0, 0, "not needed")
 
 
-def _view(table: Table, config: Images, row: int) -> str | None:
-    if config.view.column is None:
-        return config.view.all
-    views = {canonical_code(code): view for code, view in config.view.codes.items()}
-    return views.get(table.known_as(config.view.column, table.column(config.view.column)[row], views))
-
-
-def _path(pattern: FilePattern, cells: dict[str, str], folder: Path) -> Path | None:
+def path_of(pattern: FilePattern, cells: dict[str, str], folder: Path) -> Path | None:
+    """The file that ``pattern`` names below ``folder`` for a row with ``cells``, None if a cell is empty."""
     text = pattern.expand(cells)
     return folder / text.replace("\\", "/") if text else None
 
 
-def _boxes(table: Table, config: Images, rows: list[int], *, where: str) -> list[Box | None]:
+def lesion_boxes(table: Table, config: Images, rows: list[int], *, where: str) -> list[Box | None]:
     """The lesion box of each row; a row with an empty corner has none."""
     if config.roi is None:
         return [None] * len(rows)
@@ -187,7 +186,7 @@ def _boxes(table: Table, config: Images, rows: list[int], *, where: str) -> list
     return boxes
 
 
-def _scales(table: Table, config: Images, rows: list[int], *, where: str) -> list[float | None]:
+def scales_of(table: Table, config: Images, rows: list[int], *, where: str) -> list[float | None]:
     """Millimetres a pixel of each row; a row with an empty cell has none."""
     if not isinstance(config.mm_per_pixel, str):
         return [config.mm_per_pixel] * len(rows)
@@ -217,7 +216,7 @@ def _too_many_unusable(unusable: tuple[tuple[Picture, Reason], ...], read: int, 
     return Fault(str(where), "images.max_unusable", found, f"at most a share of {limit:g}", remedy)
 
 
-def _in_turn(pictures: list[Picture]) -> Iterator[Picture]:
+def in_turn(pictures: list[Picture]) -> Iterator[Picture]:
     """One picture of each view, then the second of each, and so on."""
     ordered = sorted(pictures, key=lambda picture: picture.view)
     by_view = [list(group) for _, group in groupby(ordered, key=lambda picture: picture.view)]
@@ -229,20 +228,32 @@ def _key(pictures: Sequence[Picture], settings: protocol.Images, patients: int, 
     """Identity of everything that the stored tensors depend on, by content."""
     needs_mask = _needs_mask(settings)
 
-    def identity(picture: Picture) -> object:
-        mask = _content_hash(picture.mask) if needs_mask else ""
-        return picture.patient, picture.view, _content_hash(picture.file), mask, picture.box, picture.mm_per_pixel
-
-    identities = _in_threads(identity, pictures, "checking images", on_progress)
+    files = list(dict.fromkeys([p.file for p in pictures] + [p.mask for p in pictures if needs_mask]))
+    content = dict(zip(files, in_threads(_content_hash, files, "checking images", on_progress), strict=True))
+    identities = [
+        (
+            picture.patient,
+            picture.view,
+            content[picture.file],
+            content[picture.mask] if needs_mask else "",
+            picture.box,
+            picture.mm_per_pixel,
+            astuple(picture.dicom) if picture.dicom else None,
+        )
+        for picture in pictures
+    ]
     everything = [_VERSION, PIL.__version__, settings.model_dump(mode="json"), patients, identities]
     return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
 
 def _content_hash(path: Path | None) -> str:
+    if path is None:
+        return Reason.NOT_NAMED.name
     try:
-        return hashlib.sha256(_bytes(path)).hexdigest()
-    except UnusableImageError as error:
-        return error.reason.name
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        return type(error).__name__
 
 
 def _decoded(pictures: Sequence[Picture], settings: protocol.Images, patients: int, on_progress: Progress) -> dict[str, Tensor]:
@@ -262,7 +273,7 @@ def _decoded(pictures: Sequence[Picture], settings: protocol.Images, patients: i
     while wanted := _wanted(waiting, taken, settings.per_patient):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
-            results = _in_threads(read, wanted, "reading images", on_progress)
+            results = in_threads(read, wanted, "reading images", on_progress)
         for place, result in zip(wanted, results, strict=True):
             if isinstance(result, Reason):
                 status[place] = _REASONS.index(result)
@@ -296,15 +307,25 @@ def _wanted(waiting: list[list[int]], taken: list[list[int]], limit: int) -> lis
 
 def _read(picture: Picture, settings: protocol.Images) -> tuple[Pixels, int]:
     """The picture as the protocol wants it, and whether it is ``_USED`` or ``_UNSCALED``."""
-    pixels, mask = np.asarray(decode_grey(_bytes(picture.file))), None
+    mask = None
     if picture.mask is not None and _needs_mask(settings):
         try:
             mask = np.asarray(decode_mask(_bytes(picture.mask)))
         except UnusableImageError:
             raise UnusableImageError(Reason.MASK) from None
-    view = tuple(settings.views)[picture.view]
-    frame = Frame(pixels, mask=mask, box=picture.box, mm_per_pixel=picture.mm_per_pixel, view=view)
+    frame = replace(_frame(picture, mask), view=tuple(settings.views)[picture.view])
     return standardize(frame, settings), _UNSCALED if settings.needs_scale and frame.mm_per_pixel is None else _USED
+
+
+def _frame(picture: Picture, mask: Pixels | None) -> Frame:
+    if picture.dicom is None:
+        pixels = np.asarray(decode_grey(_bytes(picture.file)))
+        return Frame(pixels, mask=mask, box=picture.box, mm_per_pixel=picture.mm_per_pixel)
+    if picture.file is None:
+        raise UnusableImageError(Reason.NOT_NAMED)
+    wanted = picture.dicom
+    frame = read_frame(picture.file, wanted.rules, number=wanted.number, modality=wanted.modality, mask=mask, box=picture.box)
+    return frame if frame.mm_per_pixel is not None else replace(frame, mm_per_pixel=picture.mm_per_pixel)
 
 
 def _needs_mask(settings: protocol.Images) -> bool:
@@ -322,15 +343,3 @@ def _bytes(path: Path | None) -> bytes:
         raise UnusableImageError(Reason.MISSING) from None
     except (OSError, ValueError):  # ValueError: a null byte in the name
         raise UnusableImageError(Reason.UNREADABLE) from None
-
-
-def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], doing: str, on_progress: Progress) -> list[Result]:
-    """``function`` of every item, in order; reading and decoding leave the interpreter free for other threads."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(_counted(pool.map(function, items), len(items), doing, on_progress))
-
-
-def _counted(results: Iterable[Result], total: int, doing: str, on_progress: Progress) -> Iterator[Result]:
-    for done, result in enumerate(results, 1):
-        on_progress(doing, done, total)
-        yield result

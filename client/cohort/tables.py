@@ -46,6 +46,14 @@ class Table:
         """The cells of a column, one for each row; ``#row`` numbers the rows from 1."""
         return [str(row) for row in range(1, self.rows + 1)] if name == ROW_NUMBER else self.columns[name]
 
+    def texts(self, column: str | None, row: int) -> tuple[str, ...]:
+        """The cell of ``column`` in ``row``, and its label if it has one; nothing without a column."""
+        if column is None:
+            return ()
+        cell = self.column(column)[row]
+        label = self.choices.get(column, {}).get(canonical_code(cell))
+        return (cell,) if label is None else (cell, label)
+
     def known_as(self, column: str, cell: str, known: Container[str]) -> str:
         """The canonical code of ``cell``, or that of its label if only this is ``known``."""
         code = canonical_code(cell)

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from client.cohort import Cohort, load_cohort, survey
 from client.cohort.load import open_tables
+from client.cohort.parallel import Progress
 from client.cohort.patients import Patients, select_patients
-from client.cohort.pictures import Progress
 from client.cohort.tables import Table
 from client.preflight.checks import Check, Preflight, Problem, Sheet, Status, skipped
 from client.preflight.data import data_checks
@@ -31,11 +31,13 @@ def preflight(
     where: Path,
     deep: bool = False,
     fast: bool = False,
+    names: bool = True,
     on_progress: Progress = lambda _doing, _done, _total: None,
 ) -> Preflight:
     """Make every check of the site ``where`` against ``protocol``, or those that need none.
 
-    ``deep`` also looks for leakage in columns that are not mapped; ``fast`` measures no training.
+    ``deep`` also looks for leakage in columns that are not mapped; ``fast`` measures no training. ``names`` as in
+    ``load_cohort``.
 
     Raises:
         ConfigurationError, CohortError: as ``load_cohort``; ``refused`` tells them as checks.
@@ -43,14 +45,14 @@ def preflight(
     config_read, table, _ = open_tables(config, protocol, where)
     patients = select_patients(table, config_read, where=str(where))
     if protocol is None:
-        findings = survey(config, where=where)
+        findings = survey(config, where=where, on_progress=on_progress, names=names)
         checks = [
             *data_checks(findings, config, None, table),
             _repeated_rows(table, config_read, patients),
             *machine_checks(None, None, newest_file=table.path, trial=None),
         ]
         return Preflight(config.site.name, None, tuple(checks), findings)
-    cohort = load_cohort(config, protocol, where=where, on_progress=on_progress)
+    cohort = load_cohort(config, protocol, where=where, on_progress=on_progress, names=names)
     included = _included(patients, cohort)
     checks = [*data_checks(cohort.findings, config, protocol, table), _repeated_rows(table, config_read, included)]
     labels = cohort.tensors.label.numpy().astype(np.int64)

@@ -131,6 +131,8 @@ def _images(images: ImageFindings) -> Iterator[RenderableType]:
     grid.add_row("in use", str(images.used))
     for view, count in images.by_view.items():
         grid.add_row(f"  {view}", str(count))
+    for reason, count in images.skipped.items():
+        grid.add_row(f"files passed over: {reason}", str(count))
     yield grid
     yield Text(f"Cache of decoded images: {images.cache}")
     for file in images.unusable[:_LISTED_FILES]:
