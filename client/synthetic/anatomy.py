@@ -192,14 +192,15 @@ def _trachea(scene: _Scene, placed: Placement) -> None:
     gland, radius = placed.gland, scene.draw(8.0, 9.5)
     if placed.plane == "longitudinal":
         face = gland.y + gland.along + 2.2 + scene.wave(0.25, 8.0)
-        cartilage = scene.y - face + 1.8
-        scene.paint(placed.isthmus * _soft(cartilage, 0.2), echo=-15.0)
+        depth = scene.y - face + 1.8
+        scene.paint(placed.isthmus * _soft(depth, 0.2), echo=-15.0)
         _air(scene, face, lit=placed.isthmus.astype(np.float32), facing=np.ones_like(radius))
-        scene.paint(placed.isthmus * _line(cartilage, 0.35), echo=6.0)
+        scene.paint(placed.isthmus * _line(depth, 0.35), echo=6.0)
         return
     aside = gland.x - placed.side * (gland.across + 0.72 * radius)
-    centre_x: Column = np.where(placed.isthmus, gland.x, aside)
-    centre_y: Column = np.where(placed.isthmus, gland.y + gland.along, gland.y - 0.3 * gland.along) + radius + 0.4
+    centre_x = np.where(placed.isthmus, gland.x, aside)
+    top = np.where(placed.isthmus, gland.y + gland.along, gland.y - 0.3 * gland.along)
+    centre_y: Column = np.asarray(top + radius + 0.4)
     cartilage, normal = Ellipse(centre_x, centre_y, radius, radius).depth_inside(scene.x, scene.y)
     facing = np.clip(1.0 - ((scene.x - centre_x) / (0.93 * radius)) ** 2, 0.0, 1.0)
     ring = _soft(cartilage, 0.2)

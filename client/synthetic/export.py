@@ -8,6 +8,7 @@
 
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from client.synthetic import redcap
-from client.synthetic.hospitals import PROFILES, SCANNERS, Column, Hospital, Layout, ViewExport
+from client.synthetic.hospitals import HOSPITALS, PROFILES, SCANNERS, Column, Hospital, Layout, ViewExport
 from client.synthetic.images import Pictures, View, draw_pictures
 from client.synthetic.overlay import LEFT, TOP, frame, synthetic_name, with_calipers
 from client.synthetic.patients import REFERENCE_SIZE_MM, Patients, draw_patients, with_prevalence
@@ -57,7 +58,7 @@ def synthesize(out: Path, *, hospital: str, patients: int, seed: int, scanner: s
         export = _Export(profile, drawn, identifiers, SCANNERS[machine], folder, masks=out / "truth" / hospital)
         images = _write_pictures(export, rng, seed=derive(seed, hospital, "pictures"))
         _write_tables(export, images, rng)
-        site_file.write_bytes((files("site_configs") / "demo" / f"{hospital}.toml").read_bytes())
+        site_file.write_bytes(_site_file(hospital).read_bytes())
         write_truth(truth_file, truth)
     except OSError as error:
         raise ConfigurationError([_cannot_write(out, error)]) from None
@@ -89,6 +90,12 @@ def _known(hospital: str, patients: int, scanner: str | None) -> Hospital:
     return PROFILES[hospital]
 
 
+def _site_file(hospital: str) -> Traversable:
+    """The demo's hospitals have theirs beside its study."""
+    folder = files("site_configs") / "demo" if hospital in HOSPITALS else files("client.synthetic")
+    return folder / f"{hospital}.toml"
+
+
 def _cannot_write(out: Path, error: OSError) -> Fault:
     return Fault("--out", "", f"{out}: {error.strerror}", "a folder that can be written to", "choose another folder")
 
@@ -100,7 +107,7 @@ def _holds(file: Path, truth: pd.DataFrame) -> bool:
 def _write_tables(export: _Export, images: pd.DataFrame, rng: np.random.Generator) -> None:
     profile, drawn, folder = export.profile, export.drawn, export.folder
     values = drawn.variables.assign(id=export.identifiers, llnm=drawn.label, stage=_stage(drawn))
-    gone = pd.DataFrame({name: _goes_missing(drawn, name, share, rng) for name, share in profile.absent.items()})
+    gone = pd.DataFrame({name: goes_missing(drawn, name, share, rng) for name, share in profile.absent.items()})
     items = {name: column for name, column in profile.columns.items() if isinstance(column, redcap.Item)}
     if items:
         redcap.export(values, items, gone=gone).to_csv(folder / profile.layout.patients, index=False)
@@ -133,7 +140,7 @@ def _stage(drawn: Patients) -> NDArray[np.str_]:
     return np.where(drawn.label, "N1b", np.where(drawn.variables["central_nodes"], "N1a", "N0"))
 
 
-def _goes_missing(drawn: Patients, variable: str, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+def goes_missing(drawn: Patients, variable: str, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Not at random: the smaller the tumour, the less of it is measured and tested, and a value that would alarm nobody is
     less often looked for or written down. bool ``[n]``."""
     log_odds = _RARER_IF_SMALL * np.log(drawn.variables["tumour_size"].to_numpy() / REFERENCE_SIZE_MM)
