@@ -13,6 +13,8 @@ from shared_model.errors import StudyError
 from shared_model.messages import Vector
 from shared_model.protocol import AggregationRule
 
+CHUNK = 1 << 18  # coordinates at a time, so that what is temporary stays in the cache
+
 
 class Aggregator(Protocol):
     """Takes updates one by one."""
@@ -34,12 +36,15 @@ class WeightedMean:
 
     def add(self, site: str, update: Vector, *, weight: int) -> None:
         """Count ``update``. ``weight * update`` is exact in float64: 24 bits times an integer below 2^29."""
-        term = update.astype(np.float64) * weight
-        before = self._total
-        self._total = before + term
-        # Knuth's TwoSum: what the addition above rounded off.
-        shifted = self._total - before
-        self._rest += (before - (self._total - shifted)) + (term - shifted)
+        for start in range(0, len(update), CHUNK):
+            part = slice(start, start + CHUNK)
+            term = update[part].astype(np.float64) * weight
+            before = self._total[part]
+            after = before + term
+            # Knuth's TwoSum: what the addition above rounded off.
+            shifted = after - before
+            self._rest[part] += (before - (after - shifted)) + (term - shifted)
+            self._total[part] = after
         self._weight += weight
 
     def result(self) -> Vector:

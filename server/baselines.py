@@ -4,9 +4,10 @@ Local and central training are studies of their own with one site, run by the sa
 so that a difference between arms is a difference of training and of nothing else.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import TypeAdapter
@@ -46,20 +47,35 @@ def read_arms(run_directory: Path) -> list[Arm]:
     return [_ARM.validate_json(path.read_bytes()) for path in sorted((run_directory / FOLDER).glob("*.json"))]
 
 
-def missing_arms(record: RunRecord, run_directory: Path) -> Iterator[tuple[str, str | None]]:
-    """Kind and site of each comparator still to be made."""
+@dataclass(frozen=True)
+class Wanted:
+    """A comparator still to be made."""
+
+    kind: Literal["local", "central", "logistic"]
+    site: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its files in the run directory."""
+        return self.kind if self.site is None else f"{self.kind}-{self.site}"
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return {"local": f"{self.site} alone", "central": "all patients in one place"}.get(self.kind, "logistic regression")
+
+
+def missing_arms(record: RunRecord, run_directory: Path) -> list[Wanted]:
+    """Comparators that the run does not have yet."""
     trained = [site for site, described in record.descriptions.items() if described.parts["train"].patients]
-    wanted: list[tuple[str, str | None]] = [("central", None), *(("local", site) for site in trained)]
+    wanted = [Wanted("central"), *(Wanted("local", site) for site in trained)]
     if record.protocol.variables and record.protocol.network.kind != "logistic":
-        wanted.append(("logistic", None))
-    for kind, site in wanted:
-        if not (run_directory / FOLDER / f"{_name(kind, site)}.json").exists():
-            yield kind, site
+        wanted.append(Wanted("logistic"))
+    return [arm for arm in wanted if not (run_directory / FOLDER / f"{arm.name}.json").exists()]
 
 
 def make_arm(
-    kind: str,
-    site: str | None,
+    wanted: Wanted,
     *,
     record: RunRecord,
     run_directory: Path,
@@ -69,21 +85,21 @@ def make_arm(
 ) -> Arm:
     """Train one comparator, score it on every site's test patients, and keep the result. An interrupted one resumes."""
     normalization: Normalization | None
-    if kind == "logistic":
+    if wanted.kind == "logistic":
         protocol, weights, normalization = fit_logistic(record, pooled)
     else:
-        trainer = pooled if site is None else workers[site]
-        described = list(record.descriptions.values()) if site is None else [record.descriptions[site]]
+        trainer = pooled if wanted.site is None else workers[wanted.site]
+        described = list(record.descriptions.values()) if wanted.site is None else [record.descriptions[wanted.site]]
         protocol = alone(record.protocol, described)
-        directory = run_directory / FOLDER / _name(kind, site)
-        weights, normalization = _train_alone(trainer, protocol, record, directory, conduct)
+        weights, normalization = _train_alone(trainer, protocol, record, run_directory / FOLDER / wanted.name, conduct)
     test = {
         name: reply.parts["test"]
         for name, worker in workers.items()
         if "test" in (reply := _score(worker, protocol, weights, normalization, seed=record.seed)).parts
     }
-    arm = Arm(kind=kind, site=site, test=test)  # type: ignore[arg-type]
-    write_durably(run_directory / FOLDER / f"{_name(kind, site)}.json", _ARM.dump_json(arm))
+    arm = Arm(kind=wanted.kind, site=wanted.site, test=test)
+    (run_directory / FOLDER).mkdir(exist_ok=True)
+    write_durably(run_directory / FOLDER / f"{wanted.name}.json", _ARM.dump_json(arm))
     return arm
 
 
@@ -171,7 +187,3 @@ def _score(
         return reply
     code = getattr(reply, "code", FailureCode.INTERNAL)
     raise StudyError(f"site {worker.name} could not score a comparator: {code}")
-
-
-def _name(kind: str, site: str | None) -> str:
-    return kind if site is None else f"{kind}-{site}"

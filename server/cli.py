@@ -128,8 +128,9 @@ def _summarize(record: "RunRecord", out: Path, console: "Console") -> None:
     table.add_row("all together", "", "", *_auc_cells(results["pooled"]["metrics"]["auc"]))
     console.print(table)
     for failure in record.failures:
-        console.print(f"site {failure.site} did not count in round {failure.round} ({failure.phase}): {failure.reason}")
-    console.print(f"report: {out / 'report.html'}", highlight=False)
+        line = f"site {failure.site} did not count in round {failure.round} ({failure.phase}): {failure.reason}"
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 def _count(site: dict[str, dict[str, int]], key: str) -> str:

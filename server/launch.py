@@ -1,14 +1,16 @@
 """From a study file and site files to a run directory with results: what ``consilium-center simulate`` does."""
 
+import fcntl
 import json
 import os
 import platform
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
@@ -17,8 +19,11 @@ from server.journal import FILE, Journal, write_durably
 from server.progress import ProgressDisplay
 from server.records import RunRecord
 from server.results import write_results
-from shared_model.errors import ConfigurationError, Fault
+from shared_model.errors import ConfigurationError, Fault, StudyError
 from shared_model.protocol import StudyProtocol, read_protocol
+
+if TYPE_CHECKING:
+    from server.simulation import Worker
 
 Engine = Literal["in-process", "flower", "ray"]
 REPORTED = ("consilium", "flwr", "torch", "torchvision", "numpy", "pandas", "scikit-learn", "opacus")
@@ -81,41 +86,61 @@ def prepare(
 
 
 def simulate(simulation: Simulation, *, with_baselines: bool, console: Console) -> RunRecord:
-    """Run or resume to the end, with comparators if asked for, and write the results. Returns the finished run."""
-    from server.simulation import central_worker, open_workers, run_engine, run_in_process
+    """Run or resume to the end, with comparators if asked for, and write the results. Returns the finished run.
 
-    workers = open_workers(simulation.sites, simulation.protocol, state=simulation.out / "sites", threads=simulation.threads)
-    if not (simulation.out / FILE).exists():
-        _create(simulation)
-    with Journal(simulation.out) as journal:
-        already = journal.finished
-    if already:
-        console.print(f"{simulation.out} holds this run, finished; nothing to train.")
-    else:
-        with ProgressDisplay(simulation.out, console=console):
-            run_engine(simulation.engine, simulation.out, workers=workers, sites=simulation.sites, threads=simulation.threads)
-    with Journal(simulation.out) as journal:
-        record = journal.record()
-    if with_baselines:
-        pooled = central_worker(workers, state=simulation.out / "sites")
-        for kind, site in baselines.missing_arms(record, simulation.out):
-            label = "comparator: " + {"local": f"{site} alone", "central": "all patients in one place"}.get(
-                kind, "logistic regression"
-            )
-            directory = simulation.out / baselines.FOLDER / (kind if site is None else f"{kind}-{site}")
-            console.print(f"  {label}", highlight=False)
-            with ProgressDisplay(directory, console=console, label=label, one_line=True):
-                baselines.make_arm(
-                    kind,
-                    site,
-                    record=record,
-                    run_directory=simulation.out,
-                    workers=workers,
-                    pooled=pooled,
-                    conduct=run_in_process,
-                )
-    report(simulation.out)
+    Raises:
+        ConfigurationError: sites' files do not fit; nothing is written then.
+        StudyError: the study cannot go on, or another command is at work in the same run directory.
+    """
+    from server.simulation import open_workers
+
+    out = simulation.out
+    workers = open_workers(simulation.sites, simulation.protocol, state=out / "sites", threads=simulation.threads)
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone_in(out):
+        record = _train(simulation, workers, console)
+        if with_baselines:
+            _compare(record, workers, out, console)
+        report(out)
     return record
+
+
+def _train(simulation: Simulation, workers: "Mapping[str, Worker]", console: Console) -> RunRecord:
+    from server.simulation import run_engine
+
+    out = simulation.out
+    if not (out / FILE).exists():
+        _create(simulation)
+    with Journal(out) as journal:
+        finished = journal.finished
+    if finished:
+        console.print(f"{out} holds this run, finished; nothing to train.", soft_wrap=True)
+    else:
+        with ProgressDisplay(out, console=console):
+            run_engine(simulation.engine, out, workers=workers, sites=simulation.sites, threads=simulation.threads)
+    with Journal(out) as journal:
+        return journal.record()
+
+
+def _compare(record: RunRecord, workers: "Mapping[str, Worker]", out: Path, console: Console) -> None:
+    from server.simulation import central_worker, run_in_process
+
+    pooled = central_worker(workers, state=out / "sites")
+    for arm in baselines.missing_arms(record, out):
+        console.print(f"  comparator: {arm.label}", highlight=False)
+        with ProgressDisplay(out / baselines.FOLDER / arm.name, console=console, label=arm.label, one_line=True):
+            baselines.make_arm(arm, record=record, run_directory=out, workers=workers, pooled=pooled, conduct=run_in_process)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold the run directory: two commands at work in one would spoil it. A killed command lets go of it."""
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudyError(f"another command is at work in {out}: wait for it, or end it") from None
+        yield
 
 
 def report(out: Path) -> None:
@@ -131,7 +156,6 @@ def report(out: Path) -> None:
 
 def _create(simulation: Simulation) -> None:
     out, protocol = simulation.out, simulation.protocol
-    out.mkdir(parents=True, exist_ok=True)
     versions = {name: _version(name) for name in REPORTED} | {"python": platform.python_version()}
     environment = {"versions": versions, "platform": platform.platform(), "cpus": os.cpu_count(), "threads": simulation.threads}
     write_durably(out / "study.toml", simulation.study_file.read_bytes())

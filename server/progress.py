@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from server.journal import FILE, Journal
@@ -88,7 +89,9 @@ class ProgressDisplay:
             state["waiting"] = [site for site in state["waiting"] if site != body["site"]]
         elif kind == "failed":
             state["waiting"] = [site for site in state["waiting"] if site != body["site"]]
-            self._print(f"[yellow]site {body['site']} does not count ({body['phase']}): {body['reason']}[/yellow]")
+            self._print(f"[yellow]site {body['site']} does not count ({body['phase']}): {escape(body['reason'])}[/yellow]")
+        elif kind == "warning":
+            self._print(f"[yellow]{escape(body['text'])}[/yellow]")
         elif kind == "committed":
             self._round_done(body)
 
@@ -119,4 +122,4 @@ class ProgressDisplay:
         self._bar.update(self._task, completed=state["round"], total=state["rounds"], text=text)
 
     def _print(self, line: str) -> None:
-        self._bar.console.print(f"  {self.label}: {line}", highlight=False)
+        self._bar.console.print(f"  {self.label}: {line}", highlight=False, soft_wrap=True)

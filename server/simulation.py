@@ -26,6 +26,8 @@ from server.study import conduct
 from shared_model.errors import CohortError, ConfigurationError, Fault
 from shared_model.protocol import StudyProtocol
 
+__all__ = ["Worker"]  # for annotations in modules that must not import client
+
 Engine = Literal["in-process", "flower", "ray"]
 
 DEMO_STUDY = Path(str(files("site_configs"))) / "demo" / "study.toml"

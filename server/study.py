@@ -134,6 +134,8 @@ class FederatedStudy:
         """Find the enrolled sites and let those that have not yet done so describe themselves."""
         enrolled = self.journal.enrolled
         present = self.roster.connect(enrolled, timeout_s=self.protocol.federation.deadline_s)
+        for warning in self.roster.warnings:
+            self.journal.event("warning", text=warning)
         self.descriptions = self.journal.descriptions()
         for site in enrolled:
             if site not in present and site not in self.descriptions:
@@ -320,7 +322,7 @@ class FederatedStudy:
         """Send ``requests`` and yield the replies that are readable, as they arrive; the others are kept as failures."""
         if not requests:
             return
-        envelopes = {site: messages.encode(Message(request, vectors or {})) for site, request in requests.items()}
+        envelopes = messages.encode_all(requests, vectors or {})
         self.journal.event("asked", phase=phase, sites=sorted(requests))
         self.journal.add_traffic(down=sum(envelope.size for envelope in envelopes.values()))
         for answer in self.roster.ask(envelopes, deadline_s=self.protocol.federation.deadline_s):

@@ -22,6 +22,10 @@ def errors_to_exit_codes() -> Iterator[None]:
     except ConsiliumError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(FAILURE) from None
+    except OSError as error:
+        # A full disk, a folder that may not be written: the system's own words name the file.
+        print(f"error: {error}; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        raise SystemExit(FAILURE) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last finished round", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

@@ -173,15 +173,22 @@ def encode(message: Message[AnyRecord]) -> Envelope:
     Raises:
         MessageError: a vector is not float32 ``[D]``, or not one that the record may carry.
     """
-    record = message.record
-    for name, vector in message.vectors.items():
-        if name not in record.VECTORS or vector.dtype != np.float32 or vector.ndim != 1:
-            raise MessageError(f"{record.kind} cannot carry {name!r} of {vector.dtype} {vector.shape}")
-    lengths = [[name, int(vector.size)] for name, vector in message.vectors.items()]
-    body = _adapter().dump_python(record, mode="json")
-    header = json.dumps({"vectors": lengths, "record": body}, allow_nan=True, separators=(",", ":"))
-    payload = b"".join(vector.astype("<f4", copy=False).tobytes() for vector in message.vectors.values())
-    return Envelope(header.encode(), payload)
+    return encode_all({"": message.record}, message.vectors)[""]
+
+
+def encode_all(records: Mapping[str, AnyRecord], vectors: Mapping[str, Vector]) -> dict[str, Envelope]:
+    """Bytes of several records with the same vectors, which are laid out once and shared.
+
+    Raises:
+        MessageError: a vector is not float32 ``[D]``, or not one that a record may carry.
+    """
+    for name, vector in vectors.items():
+        for record in records.values():
+            if name not in record.VECTORS or vector.dtype != np.float32 or vector.ndim != 1:
+                raise MessageError(f"{record.kind} cannot carry {name!r} of {vector.dtype} {vector.shape}")
+    lengths: list[list[str | int]] = [[name, int(vector.size)] for name, vector in vectors.items()]
+    payload = b"".join(vector.astype("<f4", copy=False).tobytes() for vector in vectors.values())
+    return {key: Envelope(_header(record, lengths), payload) for key, record in records.items()}
 
 
 def decode(envelope: Envelope) -> Message[AnyRecord]:
@@ -221,6 +228,11 @@ _LENGTHS: TypeAdapter[list[tuple[str, int]]] = TypeAdapter(list[tuple[str, Annot
 @cache
 def _adapter() -> TypeAdapter[Any]:
     return TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
+
+
+def _header(record: AnyRecord, lengths: list[list[str | int]]) -> bytes:
+    body = _adapter().dump_python(record, mode="json")
+    return json.dumps({"vectors": lengths, "record": body}, separators=(",", ":")).encode()
 
 
 def _brief(error: Exception) -> str:

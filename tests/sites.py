@@ -65,6 +65,7 @@ class Loopback:
     away: set[str] = field(default_factory=set)
     order: Callable[[Sequence[str]], Sequence[str]] = sorted
     asked: list[tuple[str, ...]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def connect(self, expected: Sequence[str], *, timeout_s: float) -> tuple[str, ...]:
         return tuple(site for site in expected if site in self.workers and site not in self.away)

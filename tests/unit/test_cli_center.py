@@ -1,6 +1,9 @@
 """``consilium-center`` as its user sees it: output, files, exit codes."""
 
+import errno
+import fcntl
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -141,3 +144,35 @@ def test_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
     edit("north.toml", "[cohort]", "[cohort]\nwhat = 1")(tmp_path)
     result = center("simulate", study, *sites, "--out", tmp_path / "run")
     assert all(word in result.output for word in ("ronds", "east.toml", "what"))
+
+
+def test_two_commands_do_not_work_in_one_run_directory(tmp_path: Path) -> None:
+    study, sites = write_study(tmp_path, rounds=1), write_sites(tmp_path)
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        result = center("simulate", study, *sites, "--out", tmp_path / "run", "--threads", 1)
+    assert result.exit_code == 1
+    assert "another command is at work" in result.output
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, sites = write_study(tmp_path, rounds=3), write_sites(tmp_path)
+    arguments = ("simulate", study, *sites, "--out", tmp_path / "run", "--threads", 1)
+    written = 0
+    fsync = os.fsync
+
+    def full_at_the_second_round(descriptor: int) -> None:
+        nonlocal written
+        written += "round-0002" in str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        if written == 1:
+            raise OSError(errno.ENOSPC, "No space left on device", "round-0002.safetensors")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_at_the_second_round)
+    result = center(*arguments)
+    assert result.exit_code == 1
+    assert "No space left on device" in result.output
+    assert "Traceback" not in result.output
+    assert center(*arguments).exit_code == 0
+    assert len(json.loads((tmp_path / "run" / "results.json").read_text())["rounds"]) == 3

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sites import Loopback, worker
 
 from client.site_config import Policy
 from server.journal import Journal
@@ -15,6 +14,7 @@ from shared_model.errors import ConfigurationError, FailureCode, StudyError
 from shared_model.messages import Envelope
 from shared_model.metrics import pool, selection_score
 from shared_model.protocol import StudyProtocol
+from tests.sites import Loopback, worker
 
 SITES = ("east", "north", "south", "west")
 
