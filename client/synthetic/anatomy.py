@@ -22,7 +22,8 @@ _EDGE_MM = {"smooth": 0.15, "irregular": 0.2, "ill_defined": 1.1}
 _BLOOD_DB, _BLOOD_LOSS = -38.0, 0.12
 _MUSCLE_LOSS, _BONE_LOSS, _CALCIUM_LOSS = 0.68, 4.0, 7.0
 _SHADOW_OF_A_SPECK = 2.2
-_TEXTURE_DB = 4.0  # of a lesion of average texture
+_TEXTURE_DB = 4.0  # standard deviation of the patches in a lesion of average texture
+_BRIGHT_PATCHES = 0.6  # of their standard deviations lie between the ground and the mean
 
 Chosen = NDArray[np.bool_] | slice  # [B]
 
@@ -44,8 +45,9 @@ def neck(
     shape = (len(v), scanner.pixels, scanner.pixels)
     scene = _Scene(np.zeros(shape, np.float32), np.full(shape, TISSUE_LOSS, np.float32), x, y, scanner, rng)
     inside, normal = _gland_depth(placed, x, y)
-    _behind(scene, placed)
-    _layers_in_front(scene, placed)
+    streaks = scene.noise(2.6, 0.19)  # fibres of muscle and fat, along the skin
+    _behind(scene, placed, streaks)
+    _layers_in_front(scene, placed, streaks[:, ::-1])
     _gland(scene, v, inside)
     artery = _artery(scene, placed) if placed.plane == "transverse" else np.zeros_like(scene.echo)
     _trachea(scene, placed)
@@ -94,9 +96,8 @@ class _Scene:
         return np.asarray(height * (first + 0.5 * second), dtype=np.float32)
 
 
-def _behind(scene: _Scene, placed: Placement) -> None:
+def _behind(scene: _Scene, placed: Placement, streaks: Field) -> None:
     """Muscle in front of the spine, and the spine's surface, behind which is nothing but shadow."""
-    streaks = scene.noise(2.2, 0.22)
     scene.echo[:] = -16.0 + 5.0 * np.maximum(streaks, -0.6)
     scene.loss[:] = _MUSCLE_LOSS
     back = placed.gland.y + placed.gland.along
@@ -108,9 +109,9 @@ def _behind(scene: _Scene, placed: Placement) -> None:
     scene.paint(_soft(scene.y - spine - 0.6, 1.2), echo=-20.0, loss=_BONE_LOSS)
 
 
-def _layers_in_front(scene: _Scene, placed: Placement) -> None:
+def _layers_in_front(scene: _Scene, placed: Placement, streaks: Field) -> None:
     """Skin, fat with septa, and strap muscles with their fasciae."""
-    streaks, fat_end = scene.noise(3.0, 0.16), scene.draw(3.2, 4.8) + scene.wave(0.35, 34.0)
+    fat_end = scene.draw(3.2, 4.8) + scene.wave(0.35, 34.0)
     lobe = np.clip(1.0 - ((scene.x - placed.gland.x) / (1.15 * placed.gland.across)) ** 2, 0.0, 1.0)
     muscle_end = placed.gland.y - placed.gland.along * np.sqrt(lobe) - 0.3
     muscle_end = np.minimum(muscle_end, placed.gland.y)
@@ -220,7 +221,10 @@ def _air(scene: _Scene, face: Field, *, lit: Field, facing: Field) -> None:
 
 
 def _lesion(scene: _Scene, v: pd.DataFrame, texture: NDArray[np.float64], placed: Placement, radius: Field) -> None:
-    """Even inside at low texture, patchy at high: the patches' standard deviation over the lesion follows from it alone."""
+    """Even inside at low texture, patchy at high: the patches' standard deviation over the lesion follows from it alone.
+
+    Patches are bright on a ground that keeps its level, so that a patchy lesion is brighter on the whole.
+    """
     short = np.minimum(placed.lesion.across, placed.lesion.along)
     edge = _column(v["margin"].map(_EDGE_MM)) / short
     inside = _soft(1.0 - radius, edge)
@@ -230,9 +234,10 @@ def _lesion(scene: _Scene, v: pd.DataFrame, texture: NDArray[np.float64], placed
     patches -= (weight * patches).sum(axis=(1, 2), keepdims=True)
     patches /= np.sqrt((weight * patches**2).sum(axis=(1, 2), keepdims=True))
     amplitude = np.minimum(_TEXTURE_DB * np.exp(0.5 * _column(texture)), 14.0)
+    level = _column(v["echogenicity"].map(_LESION_DB)) + _BRIGHT_PATCHES * (amplitude - _TEXTURE_DB)
     scene.paint(
         inside,
-        echo=_column(v["echogenicity"].map(_LESION_DB)) + amplitude * patches,
+        echo=level + amplitude * patches,
         loss=_column(v["echogenicity"].map(_LESION_LOSS)),
     )
     smooth = _column(v["margin"] == "smooth")

@@ -6,7 +6,9 @@
     out/truth/    what the pipeline never reads, see ``client.synthetic.truth``
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -19,7 +21,7 @@ from PIL import Image
 
 from client.synthetic import redcap
 from client.synthetic.hospitals import HOSPITALS, PROFILES, SCANNERS, Column, Hospital, Layout, ViewExport
-from client.synthetic.images import Pictures, View, draw_pictures
+from client.synthetic.images import THREADS, Pictures, View, draw_pictures
 from client.synthetic.overlay import LEFT, TOP, frame, synthetic_name, with_calipers
 from client.synthetic.patients import REFERENCE_SIZE_MM, Patients, draw_patients, with_prevalence
 from client.synthetic.physics import Scanner
@@ -161,18 +163,23 @@ def _write_pictures(export: _Export, rng: np.random.Generator, *, seed: int) -> 
         for start in range(0, count, _BATCH):
             part = export.drawn.part(start, start + _BATCH)
             pictures = draw_pictures(part, view, scanner=export.scanner, seed=derive(seed, start))
-            rows += [
-                _write_picture(export, view, pictures, place, start + place, calipers=bool(marked[start + place]))
-                for place in np.flatnonzero(has[start : start + _BATCH]).tolist()
-            ]
+            write = partial(_write_picture, export, view, pictures, start=start, marked=marked)
+            with ThreadPoolExecutor(THREADS) as pool:
+                rows += pool.map(write, np.flatnonzero(has[start : start + _BATCH]).tolist())
     return pd.DataFrame(sorted(rows), columns=list(export.profile.image_columns))
 
 
-def _write_picture(export: _Export, view: View, pictures: Pictures, place: int, number: int, *, calipers: bool) -> _Row:
-    """Write picture ``place`` of ``pictures``, of patient ``number`` from 0; return its row of the image table."""
+def _write_picture(
+    export: _Export, view: View, pictures: Pictures, place: int, *, start: int, marked: NDArray[np.bool_]
+) -> _Row:
+    """Write picture ``place`` of ``pictures``, which begin with patient ``start``; return its row of the image table.
+
+    ``marked`` says whose pictures show calipers.
+    """
+    number = start + place
     layout, identifier, how = export.profile.layout, export.identifiers[number], export.profile.views[view]
     box, lesion, gland = pictures.boxes[place], pictures.lesion[place], pictures.gland[place]
-    pixels = with_calipers(pictures.pixels[place], box) if calipers else pictures.pixels[place]
+    pixels = with_calipers(pictures.pixels[place], box) if marked[number] else pictures.pixels[place]
     if layout.framed:
         pixels = frame(pixels, scanner=export.scanner, heading=f"{', '.join(synthetic_name(number))}  {identifier}")
         below, right = pixels.shape[0] - TOP - len(lesion), pixels.shape[1] - LEFT - len(lesion)

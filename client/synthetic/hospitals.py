@@ -27,7 +27,7 @@ SCANNERS: Mapping[str, Scanner] = {
         dynamic_range_db=54.0,
         gain_db=3.0,
         gamma=0.9,
-        smoothing=0.2,
+        smoothing=0.4,
         noise_db=-68.0,
         caliper_share=0.25,
     ),

@@ -7,6 +7,8 @@ the table has them, and, alone, the patient's *texture*: how patchy the lesion i
 Notation: ``B`` patients of a batch, ``S`` = ``Scanner.pixels``.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +28,7 @@ _PLANE: dict[View, Plane] = {
     "bmode_longitudinal": "longitudinal",
     "doppler": "transverse",
 }
+THREADS = min(8, os.cpu_count() or 1)  # numpy leaves the interpreter free for other threads
 _BATCH = 16  # so that the maps of a batch stay in the processor's cache
 _COLOUR_MARGIN_MM = 4.0  # of the colour box round the lesion
 _FLOW_REACH = 1.35  # how far outside the lesion its vessels lie, in its own radius
@@ -53,8 +56,12 @@ def draw_pictures(patients: Patients, view: View, *, scanner: Scanner, seed: int
 
     The views of a seed show the same lesion, Doppler in the plane of the transverse view.
     """
-    starts = range(0, len(patients), _BATCH)
-    batches = [_draw_batch(patients.part(start, start + _BATCH), view, scanner, derive(seed, start)) for start in starts]
+
+    def draw(start: int) -> Pictures:
+        return _draw_batch(patients.part(start, start + _BATCH), view, scanner, derive(seed, start))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        batches = list(pool.map(draw, range(0, len(patients), _BATCH)))
     return Pictures(
         pixels=np.concatenate([batch.pixels for batch in batches]),
         boxes=np.concatenate([batch.boxes for batch in batches]),

@@ -50,7 +50,7 @@ class Scanner:
     dynamic_range_db: float = 62.0
     gain_db: float = 0.0
     gamma: float = 1.0
-    smoothing: float = 0.35
+    smoothing: float = 0.4
     noise_db: float = -78.0
     radius_mm: float | None = None
     caliper_share: float = 0.0

@@ -209,7 +209,7 @@ def unevenness(pictures: Pictures) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("name", SCANNERS)
 def test_pictures_show_the_texture(name: str) -> None:
-    patients = patients_with(60, size=8.0, spread=0.3, calcification="none")
+    patients = patients_with(48, size=8.0, spread=0.3, calcification="none")
     pictures = draw_pictures(patients, "bmode_longitudinal", scanner=SCANNERS[name], seed=9)
     assert np.corrcoef(unevenness(pictures), patients.texture)[0, 1] > 0.8
 
