@@ -181,7 +181,9 @@ def _score(
     worker: SiteWorker, protocol: StudyProtocol, weights: Vector, normalization: Normalization | None, *, seed: int
 ) -> EvaluateReply:
     task = Task(run="baseline", site=worker.name, round=0, attempt="", protocol_json=protocol.canonical_json, seed=seed)
-    request = EvaluateRequest(task, normalization=normalization, basis=0, parts=("test",))
+    network = build_network(protocol, normalization=normalization, seed=seed)
+    layout = ParameterSpec.of(network, personal=protocol.federation.personal).sha256
+    request = EvaluateRequest(task, layout=layout, normalization=normalization, basis=0, parts=("test",))
     reply = messages.decode(worker.handle(messages.encode(Message(request, {"weights": weights})))).record
     if isinstance(reply, EvaluateReply):
         return reply

@@ -211,6 +211,7 @@ class FederatedStudy:
         requests = {
             site: TrainRequest(
                 self._task(site, "train", number, attempt),
+                layout=self.spec.sha256,
                 normalization=self.normalization,
                 basis=self._basis(site, self.round),
                 keep=(self._basis(site, best),),
@@ -284,6 +285,7 @@ class FederatedStudy:
         requests = {
             site: EvaluateRequest(
                 self._task(site, "evaluate", model),
+                layout=self.spec.sha256,
                 normalization=self.normalization,
                 basis=self._basis(site, model),
                 parts=JUDGED,

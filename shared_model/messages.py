@@ -65,12 +65,14 @@ class DescribeRequest(Record):
 class TrainRequest(Record):
     """Score the model ``weights`` on tuning patients, then train it. ``control`` is SCAFFOLD's server control variate.
 
+    ``layout`` is the SHA-256 of names and shapes of the model's parameters, as the center has them.
     ``basis`` is the last round in which this site's reply counted (0: none): its own state is the one after that round.
     Of its earlier states only those after the rounds ``keep`` can be asked for again.
     """
 
     VECTORS: ClassVar[frozenset[str]] = frozenset({"weights", "control"})
     task: Task
+    layout: str
     normalization: Normalization | None
     basis: Annotated[int, Field(ge=0)]
     keep: tuple[Annotated[int, Field(ge=0)], ...] = ()
@@ -79,10 +81,11 @@ class TrainRequest(Record):
 
 @dataclass(frozen=True)
 class EvaluateRequest(Record):
-    """Score the model ``weights`` on the patients of ``parts``."""
+    """Score the model ``weights`` of ``layout`` on the patients of ``parts``."""
 
     VECTORS: ClassVar[frozenset[str]] = frozenset({"weights"})
     task: Task
+    layout: str
     normalization: Normalization | None
     basis: Annotated[int, Field(ge=0)]
     parts: tuple[Part, ...]

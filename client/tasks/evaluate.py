@@ -17,7 +17,9 @@ def evaluate(
 ) -> tuple[Parts, Parts]:
     """Performance of the received model, and of the site's own one (Ditto; else empty), on each part with patients."""
     kept = state.load(request.basis)
-    bench.receive(vectors.get("weights"), normalization=request.normalization, personal=kept.get(PERSONAL))
+    bench.receive(
+        vectors.get("weights"), layout=request.layout, normalization=request.normalization, personal=kept.get(PERSONAL)
+    )
     common = _parts(bench, request.parts)
     if OWN_MODEL not in kept:
         return common, {}

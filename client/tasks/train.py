@@ -41,13 +41,15 @@ def train(bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector]
     if not len(index):
         raise RefusedError(FailureCode.TOO_FEW_PATIENTS, "no training patients")
     kept = state.load(request.basis)
-    bench.receive(vectors.get("weights"), normalization=request.normalization, personal=kept.get(PERSONAL))
+    bench.receive(
+        vectors.get("weights"), layout=request.layout, normalization=request.normalization, personal=kept.get(PERSONAL)
+    )
     tune = _tune(bench)
     rule = bench.protocol.federation.client_rule.kind
     received = bench.spec.to_vector(bench.network)
     own_model = _train_own_model(bench, request, kept) if rule == "ditto" else None
     if own_model is not None:
-        bench.receive(received, normalization=request.normalization, personal=kept.get(PERSONAL))
+        bench.spec.load(bench.network, received)
     correction = _correction(bench, vectors, kept)
     local = _train(bench, request, correction, purpose="train")
     update = bench.spec.to_vector(bench.network) - received

@@ -49,7 +49,9 @@ class Workbench:
         tensors = resident(patients.tensors, device)
         return cls(site, protocol, tensors, patients.parts, patients.flow, network, spec, spec.personal_vector(network))
 
-    def receive(self, weights: Vector | None, *, normalization: Normalization | None, personal: Vector | None) -> None:
+    def receive(
+        self, weights: Vector | None, *, layout: str, normalization: Normalization | None, personal: Vector | None
+    ) -> None:
         """Put the center's model into the network, and the site's own layers ``personal`` (None: before any training).
 
         ``normalization`` None means the site's own.
@@ -57,6 +59,8 @@ class Workbench:
         Raises:
             RefusedError: ``MODEL_REFUSED`` if it is not finite or not of this study's shape.
         """
+        if layout != self.spec.sha256:
+            raise RefusedError(FailureCode.MODEL_REFUSED, "the center's network has other parameters: another release?")
         if weights is None or weights.shape != (self.spec.size,):
             found = None if weights is None else weights.shape
             raise RefusedError(FailureCode.MODEL_REFUSED, f"model of {found} where the study has {self.spec.size} parameters")

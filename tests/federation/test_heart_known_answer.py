@@ -104,7 +104,7 @@ def test_pooled_auc_is_that_of_the_concatenated_scores(workers: dict[str, Worker
     scores, labels = [], []
     for site in SITES:
         bench = workers[site].bench(settings, seed=42)
-        bench.receive(tensors["model"], normalization=None, personal=None)
+        bench.receive(tensors["model"], layout=bench.spec.sha256, normalization=None, personal=None)
         scores.append(bench.scores(bench.parts["test"]))
         labels.append(bench.labels(bench.parts["test"]))
     exact = roc_auc_score(np.concatenate(labels), np.concatenate(scores))
