@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from client.synthetic import redcap
-from client.synthetic.hospitals import HOSPITALS, PROFILES, SCANNERS, Column, Hospital, Layout, ViewExport
+from client.synthetic.hospitals import EXPORTS, HOSPITALS, SCANNERS, Column, Hospital, Layout, ViewExport
 from client.synthetic.images import THREADS, Pictures, View, draw_pictures
 from client.synthetic.overlay import LEFT, TOP, frame, synthetic_name, with_calipers
 from client.synthetic.patients import REFERENCE_SIZE_MM, Patients, draw_patients, with_prevalence
@@ -40,7 +40,7 @@ def synthesize(out: Path, *, hospital: str, patients: int, seed: int, scanner: s
     """Write the export of ``patients`` patients of one invented hospital below ``out``; return the path of its site.toml.
 
     The same arguments write the same files, and leave a whole export of these patients as it is. ``hospital`` is one of
-    ``PROFILES``; ``scanner``, one of ``SCANNERS``, takes the place of the hospital's own.
+    ``EXPORTS``; ``scanner``, one of ``SCANNERS``, takes the place of the hospital's own.
 
     Raises:
         ConfigurationError: an unknown hospital or scanner, no patient, or a folder that cannot be written.
@@ -81,15 +81,15 @@ class _Export:
 
 def _known(hospital: str, patients: int, scanner: str | None) -> Hospital:
     faults = []
-    if hospital not in PROFILES:
-        faults.append(Fault("--hospital", "", hospital, "one of " + ", ".join(PROFILES), "choose one of these"))
+    if hospital not in EXPORTS:
+        faults.append(Fault("--hospital", "", hospital, "one of " + ", ".join(EXPORTS), "choose one of these"))
     if patients < 1:
         faults.append(Fault("--patients", "", str(patients), "at least 1", "ask for more patients"))
     if scanner is not None and scanner not in SCANNERS:
         faults.append(Fault("--scanner", "", scanner, "one of " + ", ".join(SCANNERS), "choose one of these"))
     if faults:
         raise ConfigurationError(faults)
-    return PROFILES[hospital]
+    return EXPORTS[hospital]
 
 
 def _site_file(hospital: str) -> Traversable:

@@ -334,5 +334,6 @@ _MAPLE = Hospital(
     absent={"braf": 0.40, "tsh": 0.04, "tg": 0.18, "calcitonin": 0.75, "capsule_distance": 0.03},
 )
 
-HOSPITALS = ("alder", "birch", "cedar", "hazel")  # of the demo
-PROFILES: Mapping[str, Hospital] = {hospital.name: hospital for hospital in (_ALDER, _BIRCH, _CEDAR, _HAZEL, _MAPLE)}
+PROFILES: Mapping[str, Hospital] = {hospital.name: hospital for hospital in (_ALDER, _BIRCH, _CEDAR, _HAZEL)}
+HOSPITALS = tuple(PROFILES)  # of the demo
+EXPORTS: Mapping[str, Hospital] = {**PROFILES, _MAPLE.name: _MAPLE}  # all that can be synthesized

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from client.cli import app
-from client.synthetic import PROFILES, SCANNERS, ceilings, synthesize
+from client.synthetic import EXPORTS, SCANNERS, ceilings, synthesize
 from client.synthetic.export import goes_missing
 from client.synthetic.overlay import LEFT, TOP
 from client.synthetic.patients import TIRADS, CaseMix, draw_patients
@@ -54,7 +54,7 @@ def test_the_image_list_names_each_object_with_its_lesion(maple: Path) -> None:
         item = pydicom.dcmread(file)
         row = listed.loc[item.SOPInstanceUID]
         assert (row["record_id"], row["series"]) == (item.PatientID, item.SeriesDescription)
-        view = next(view for view, how in PROFILES["maple"].views.items() if how.code == row["series"])
+        view = next(view for view, how in EXPORTS["maple"].views.items() if how.code == row["series"])
         mask = np.load(maple / "truth" / "maple" / f"{row['record_id']}_{view}.npz")["lesion"]
         assert mask.shape == (item.Rows, item.Columns)
         assert mask[row["y0"] : row["y1"], row["x0"] : row["x1"]].sum() == mask.sum() > 0
@@ -87,7 +87,7 @@ def test_boxes_and_masks_are_of_the_stored_picture(hospital: str, tmp_path: Path
             pd.read_csv(site / "export" / "Bilder.csv", sep=";", encoding="latin-1", dtype={0: str}),
             site / "export",
         )
-    view_of = {how.code: view for view, how in PROFILES[hospital].views.items()}
+    view_of = {how.code: view for view, how in EXPORTS[hospital].views.items()}
     for patient, file, code, *box in table.itertuples(index=False):
         with Image.open(folder / file) as picture:
             size = picture.size
