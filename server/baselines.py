@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol
 import torch
 from pydantic import TypeAdapter
 
+from server.collecting import pooled_normalization
 from server.journal import FILE, Journal, write_durably
 from server.records import Arm, RunRecord
-from server.study import pooled_normalization
 from shared_model import messages
 from shared_model.errors import FailureCode, StudyError
 from shared_model.messages import DescribeReply, Envelope, EvaluateReply, EvaluateRequest, Message, Task, Vector

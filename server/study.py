@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -17,13 +16,12 @@ import numpy as np
 from safetensors.torch import save
 
 from server import admission
-from server.aggregation import WeightedMean, aggregator
+from server.collecting import CONTROL, RoundInProgress, pooled_normalization
 from server.journal import Journal, write_durably
 from server.optimizers import ServerOptimizer
 from server.records import Phase, RoundRecord, SiteFailure, SiteRound
 from shared_model import messages
 from shared_model.errors import ConfigurationError, FailureCode, Fault, RefusedError, StudyError
-from shared_model.inputs import categorical_names, numeric_names
 from shared_model.messages import (
     DescribeReply,
     DescribeRequest,
@@ -33,21 +31,18 @@ from shared_model.messages import (
     Reply,
     Request,
     Task,
-    TrainReply,
     TrainRequest,
     Vector,
 )
 from shared_model.metrics import pool, selection_score
 from shared_model.network import build_network
 from shared_model.parameters import ParameterSpec
-from shared_model.protocol import StudyProtocol
-from shared_model.summaries import CategoryCounts, Moments, Normalization, Performance
+from shared_model.summaries import Normalization, Performance
 
 if TYPE_CHECKING:
     from server.sites import Roster
 
 JUDGED: tuple[Part, ...] = ("tune", "test")
-CONTROL = "control"
 MODEL = "model"
 OPTIMIZER = "optimizer."
 
@@ -62,34 +57,6 @@ def conduct(roster: "Roster", run_directory: Path) -> None:
     with Journal(run_directory) as journal:
         if not journal.finished:
             FederatedStudy(roster, journal).run()
-
-
-@dataclass
-class _Round:
-    """A round in the making: what has been admitted so far."""
-
-    size: int
-    protocol: StudyProtocol
-    counted: dict[str, SiteRound] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.updates = aggregator(self.protocol.federation.aggregation, size=self.size)
-        self.controls = WeightedMean(self.size)
-
-    def count(self, site: str, message: Message[TrainReply]) -> None:
-        """Add an admitted reply; its update is not kept where the aggregation rule can do without."""
-        record = message.record
-        self.updates.add(site, message.vectors["update"], weight=record.patients)
-        if CONTROL in message.vectors:
-            self.controls.add(site, message.vectors[CONTROL], weight=record.patients)
-        self.counted[site] = SiteRound(
-            patients=record.patients,
-            loss=record.loss,
-            steps=record.steps,
-            seconds=record.seconds,
-            update_norm=admission.update_norm(message),
-            tune=record.tune,
-        )
 
 
 class FederatedStudy:
@@ -186,7 +153,7 @@ class FederatedStudy:
         started = monotonic()
         number = self.round + 1
         trainers = tuple(site for site, described in self.descriptions.items() if described.parts["train"].patients)
-        current = _Round(self.spec.size, self.protocol)
+        current = RoundInProgress(self.spec.size, self.protocol)
         self.journal.event("round", round=number, rounds=self.protocol.federation.rounds, sites=list(trainers))
         for attempt in range(1, self.protocol.federation.attempts + 1):
             self._train_attempt(current, number, attempt, [site for site in trainers if site not in current.counted])
@@ -203,7 +170,7 @@ class FederatedStudy:
         metric = self.protocol.evaluation.selection
         self.journal.event("committed", round=number, metric=metric, selection=record.selection, seconds=record.wall_s)
 
-    def _train_attempt(self, current: _Round, number: int, attempt: int, sites: list[str]) -> None:
+    def _train_attempt(self, current: RoundInProgress, number: int, attempt: int, sites: list[str]) -> None:
         vectors = {"weights": self.model.weights}
         if self._scaffold:
             vectors[CONTROL] = self.control
@@ -225,7 +192,7 @@ class FederatedStudy:
                 )
                 current.count(site, admitted)
 
-    def _step(self, current: _Round) -> None:
+    def _step(self, current: RoundInProgress) -> None:
         self.model.apply(current.updates.result())
         if self._scaffold:
             # The server's control variate stays the mean of the sites' own, with the weights of the model's mean: with other
@@ -425,13 +392,3 @@ _OF_TRANSPORT = {
     FailureCode.DEADLINE: "it did not answer before the deadline",
     FailureCode.UNREACHABLE: "it could not be reached",
 }
-
-
-def pooled_normalization(descriptions: Iterable[DescribeReply], protocol: StudyProtocol) -> Normalization:
-    """Normalisation from the summed moments and counts of all sites' training patients."""
-    moments = {name: Moments() for name in numeric_names(protocol)}
-    counts = {name: CategoryCounts((0,) * len(protocol.variables[name].categories)) for name in categorical_names(protocol)}
-    for description in descriptions:
-        moments = {name: summary + description.moments[name] for name, summary in moments.items()}
-        counts = {name: summary + description.categories[name] for name, summary in counts.items()}
-    return Normalization.of(list(moments.values()), list(counts.values()))
