@@ -1,7 +1,8 @@
 """The site's resident worker: it owns cohort, network and GPU, and answers requests, whoever carries them.
 
 It is the security boundary of a site: whatever the bytes of a request are, the answer is one of the typed records of
-``shared_model.messages``; an error becomes a neutral code. The site's own log tells where to look, without a text that may quote a patient's file.
+``shared_model.messages``; an error becomes a neutral code. The site's own log tells where to look, without a text that may
+quote a patient's file.
 """
 
 import logging
