@@ -1,7 +1,8 @@
 """The site's resident worker: it owns cohort, network and GPU, and answers requests, whoever carries them.
 
 It is the security boundary of a site: whatever the bytes of a request are, the answer is one of the typed records of
-``shared_model.messages``; an error becomes a neutral code, and its text stays in the site's own log.
+``shared_model.messages``; an error becomes a neutral code. The site's own log tells where to look, without a text that may
+quote a patient's file.
 """
 
 import logging
@@ -153,7 +154,7 @@ class Worker:
 def _places(error: CohortError | ConfigurationError) -> str:
     """Which keys are at fault, without what was found there: that may be a name, and a log is read by others."""
     keys = ", ".join(dict.fromkeys(fault.key or Path(fault.where).name for fault in error.faults))
-    return f"{len(error.faults)} problems at {keys}; consilium-site check tells them"
+    return f"{len(error.faults)} to mend at {keys}; consilium-site check tells what"
 
 
 def _trace(error: Exception) -> str:
