@@ -113,18 +113,24 @@ def worker(
 @app.command()
 def synthesize(
     out: Annotated[Path, typer.Option(help="Folder that gets HOSPITAL/ and truth/.")],
-    hospital: Annotated[str, typer.Option(help="One of alder, birch, cedar, hazel.")],
+    hospital: Annotated[str, typer.Option(help="alder, birch, cedar, hazel, or maple (DICOM and REDCap).")],
     patients: Annotated[int, typer.Option(help="How many.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same hospital.")] = 0,
+    scanner: Annotated[str | None, typer.Option(help="vesta_12, orion_9, lyra_15 or delphin_8; the hospital's own.")] = None,
 ) -> None:
     """Write the export of an invented hospital, with its site.toml, as a real one would export.
+
+    Prints the path of its site.toml, and on standard error how well anyone could do on these patients: the AUC of their true
+    risks, and of the best score that sees no pictures.
 
     Example: consilium-site synthesize --out hospitals --hospital alder --patients 200 --seed 1
     """
     with _told_plainly(as_json=False):
+        from client.synthetic import describe_truth
         from client.synthetic import synthesize as write
 
-        typer.echo(write(out, hospital=hospital, patients=patients, seed=seed))
+        typer.echo(write(out, hospital=hospital, patients=patients, seed=seed, scanner=scanner))
+        typer.echo(describe_truth(out, hospital), err=True)
 
 
 def _read(site: Path, study: Path | None) -> "tuple[SiteConfig, StudyProtocol | None]":

@@ -1,8 +1,9 @@
 """Synthetic thyroid-cancer patients with a known risk of lateral lymph-node metastasis (LLNM).
 
 Distributions and log odds ratios are those that pooled studies report (Shen et al., Nat Commun 2025;16:7052, and the
-meta-analyses of occult LLNM), put together as a logistic model. One more risk factor, the *texture*, is in no table: only
-the images show it. Distributions that no study gives are design choices; nothing drawn here supports a clinical claim.
+meta-analyses of occult LLNM), put together as a logistic model. Two more risk factors are in no table: the *texture* of the
+lesion, which every image shows, and its *vascularity*, which only Doppler shows. Distributions that no study gives are design
+choices; nothing drawn here supports a clinical claim.
 """
 
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ CAPSULE_SCALE_MM = 2.5
 POLES = {"upper": 0.27, "middle": 0.38, "lower": 0.31, "isthmus": 0.04}
 CALCIFICATIONS = {"none": 0.38, "micro": 0.50, "macro": 0.12}
 ECHOGENICITIES = {"isoechoic": 0.10, "hypoechoic": 0.72, "markedly_hypoechoic": 0.18}
+TIRADS = ("3", "4A", "4B", "4C", "5")  # Kwak: by the number of suspicious features of a solid lesion
+IMAGE_FEATURES = ("texture", "vascularity")
 _POLE_EFFECT = {"upper": 0.75, "middle": 0.0, "lower": -0.25, "isthmus": -0.90}
 
 
@@ -34,15 +37,19 @@ class CaseMix:
         intercept: log odds of LLNM of a patient whose every risk factor is zero; ``with_prevalence`` sets it.
         texture_effect: log odds ratio of LLNM for one standard deviation of texture; 0 makes images worthless, 1.5 to 2
             gives an oracle AUC of 0.85 to 0.90.
+        vascularity_effect: likewise of vascularity.
         central_effect, central_intercept: central-node metastasis, found at the operation: log odds ratio for LLNM, and
             its own log odds where every risk factor is zero.
+        suspicion: added to the log odds of microcalcification, irregular margin and a taller-than-wide shape; shifts TI-RADS.
         age_mean, age_sd: years. male, braf: share of patients. size_median_mm, size_log_sd: lognormal largest diameter.
     """
 
     intercept: float = -1.50
     texture_effect: float = 1.5
+    vascularity_effect: float = 0.0
     central_effect: float = 0.0
     central_intercept: float = 0.67
+    suspicion: float = 0.0
     age_mean: float = REFERENCE_AGE
     age_sd: float = REFERENCE_AGE_SD
     male: float = 0.28
@@ -57,14 +64,19 @@ class Patients:
 
     Attributes:
         variables: one row a patient, in the units of the demo study: ``age`` years, ``tumour_size`` and
-            ``capsule_distance`` mm, ``tsh`` mIU/L, ``tg`` ng/mL; categories as text; yes-no variables as bool.
-        texture: float ``[n]``, standard normal; what only the images show.
+            ``capsule_distance`` mm, ``tsh`` mIU/L, ``tg`` ng/mL, ``calcitonin`` pg/mL; categories as text; yes-no
+            variables as bool.
+        texture, vascularity: float ``[n]``, standard normal; what only the images show.
+        contributions: one column for each variable and image feature that bears on LLNM, and ``intercept``: the parts that
+            add up to ``logit``.
         logit, risk: float ``[n]``, true log odds and probability of LLNM.
         label: bool ``[n]``, LLNM.
     """
 
     variables: pd.DataFrame
     texture: Floats
+    vascularity: Floats
+    contributions: pd.DataFrame
     logit: Floats
     risk: Floats
     label: NDArray[np.bool_]
@@ -72,16 +84,39 @@ class Patients:
     def __len__(self) -> int:
         return len(self.label)
 
+    @property
+    def table_logit(self) -> Floats:
+        """The part of ``logit`` that a table can know; float ``[n]``."""
+        return np.asarray(self.logit - self.contributions[list(IMAGE_FEATURES)].sum(axis=1).to_numpy(), dtype=np.float64)
+
+    def part(self, start: int, stop: int) -> "Patients":
+        """Patients ``start`` to ``stop``."""
+        rows = slice(start, stop)
+        return Patients(
+            variables=self.variables.iloc[rows],
+            texture=self.texture[rows],
+            vascularity=self.vascularity[rows],
+            contributions=self.contributions.iloc[rows],
+            logit=self.logit[rows],
+            risk=self.risk[rows],
+            label=self.label[rows],
+        )
+
 
 def draw_patients(count: int, *, mix: CaseMix, seed: int) -> Patients:
     """Draw ``count`` patients; the same arguments give the same patients."""
     rng = np.random.default_rng(derive(seed, "patients"))
     variables = _draw_variables(count, mix, rng)
-    texture = rng.standard_normal(count)
-    logit = mix.intercept + _table_effects(variables) + mix.texture_effect * texture
-    logit = logit + mix.central_effect * variables["central_nodes"].to_numpy()
+    texture, vascularity = rng.standard_normal((2, count))
+    contributions = _contributions(variables).assign(
+        central_nodes=mix.central_effect * variables["central_nodes"],
+        texture=mix.texture_effect * texture,
+        vascularity=mix.vascularity_effect * vascularity,
+        intercept=mix.intercept,
+    )
+    logit = contributions.sum(axis=1).to_numpy()
     risk = _sigmoid(logit)
-    return Patients(variables, texture, logit, risk, label=rng.random(count) < risk)
+    return Patients(variables, texture, vascularity, contributions, logit, risk, label=rng.random(count) < risk)
 
 
 def with_prevalence(mix: CaseMix, prevalence: float) -> CaseMix:
@@ -110,7 +145,7 @@ def _draw_variables(count: int, mix: CaseMix, rng: np.random.Generator) -> pd.Da
     log_size = np.log(size / REFERENCE_SIZE_MM)
     distance = rng.gamma(1.3, 1.9, count)
     extension = happens(_sigmoid(-3.1 + 1.3 * log_size + 1.6 * _capsule_contact(distance)))
-    irregular = happens(_sigmoid(0.55 + 0.25 * log_size))
+    irregular = happens(_sigmoid(0.55 + 0.25 * log_size + mix.suspicion))
     variables = pd.DataFrame(
         {
             "age": age,
@@ -121,47 +156,68 @@ def _draw_variables(count: int, mix: CaseMix, rng: np.random.Generator) -> pd.Da
             "pole": one_of(POLES),
             "capsule_distance": distance,
             "ete": np.where(extension, np.where(happens(0.2), "gross", "minimal"), "none"),
-            "calcification": one_of(CALCIFICATIONS),
+            "calcification": one_of(_tilted(CALCIFICATIONS, "micro", mix.suspicion)),
             "echogenicity": one_of(ECHOGENICITIES),
             "margin": np.where(irregular, "irregular", np.where(happens(0.4), "ill_defined", "smooth")),
-            "taller_than_wide": happens(_sigmoid(0.45 - 0.55 * log_size)),
+            "taller_than_wide": happens(_sigmoid(0.45 - 0.55 * log_size + mix.suspicion)),
             "hashimoto": happens(np.where(male, 0.09, 0.25)),
             "tsh": 2.0 * np.exp(rng.normal(0.0, 0.65, count)),
             "tg": 18.0 * np.exp(rng.normal(0.0, 1.1, count)),
+            "calcitonin": 2.0 * np.exp(rng.normal(0.0, 0.6, count)),
             "braf": happens(mix.braf),
         }
     )
-    variables["central_nodes"] = happens(_sigmoid(mix.central_intercept + 0.6 * _general_risk(variables)))
+    variables["tirads"] = _tirads(variables)
+    variables["central_nodes"] = happens(
+        _sigmoid(mix.central_intercept + 0.6 * _general_contributions(variables).sum(axis=1).to_numpy())
+    )
     return variables
 
 
-def _general_risk(v: pd.DataFrame) -> Floats:
-    """The part of the log odds that central nodes share: the patient and the tumour's extent."""
-    effects = (
-        -0.35 * (v["age"] - REFERENCE_AGE) / REFERENCE_AGE_SD
-        + 0.45 * (v["sex"] == "male")
-        + 0.85 * np.log(v["tumour_size"] / REFERENCE_SIZE_MM)
-        + 0.45 * v["multifocal"]
-        + 0.60 * (v["ete"] != "none")
-    )
-    return np.asarray(effects, dtype=np.float64)
+def _tilted(shares: dict[str, float], category: str, log_odds: float) -> dict[str, float]:
+    """``shares`` with the odds of one category changed."""
+    weights = {name: share * (np.exp(log_odds) if name == category else 1.0) for name, share in shares.items()}
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
 
 
-def _table_effects(v: pd.DataFrame) -> Floats:
-    """The part of the log odds of LLNM that follows from what is known before the operation."""
-    effects = (
-        0.30 * v["bilateral"]
-        + v["pole"].map(_POLE_EFFECT)
-        + 1.20 * _capsule_contact(v["capsule_distance"].to_numpy())
-        + 0.55 * (v["calcification"] == "micro")
-        + 0.12 * (v["echogenicity"] != "isoechoic")
-        + 0.25 * (v["margin"] == "irregular")
-        - 0.12 * v["hashimoto"]
-        + 0.12 * np.log(v["tsh"] / 2.0)
-        + 0.15 * np.log(v["tg"] / 18.0)
-        + 0.12 * v["braf"]
+def _tirads(v: pd.DataFrame) -> NDArray[np.str_]:
+    suspicious = (
+        (v["echogenicity"] != "isoechoic").astype(int)
+        + (v["margin"] == "irregular")
+        + (v["calcification"] == "micro")
+        + v["taller_than_wide"]
     )
-    return np.asarray(_general_risk(v) + effects.to_numpy(np.float64))
+    return np.array(TIRADS)[suspicious]
+
+
+def _contributions(v: pd.DataFrame) -> pd.DataFrame:
+    """Part of the log odds of LLNM that each variable known before the operation brings."""
+    return _general_contributions(v).assign(
+        bilateral=0.30 * v["bilateral"],
+        pole=v["pole"].map(_POLE_EFFECT),
+        capsule_distance=1.20 * _capsule_contact(v["capsule_distance"].to_numpy()),
+        calcification=0.55 * (v["calcification"] == "micro"),
+        echogenicity=0.12 * (v["echogenicity"] != "isoechoic"),
+        margin=0.25 * (v["margin"] == "irregular"),
+        hashimoto=-0.12 * v["hashimoto"],
+        tsh=0.12 * np.log(v["tsh"] / 2.0),
+        tg=0.15 * np.log(v["tg"] / 18.0),
+        braf=0.12 * v["braf"],
+    )
+
+
+def _general_contributions(v: pd.DataFrame) -> pd.DataFrame:
+    """Those that central nodes share: the patient and the tumour's extent."""
+    return pd.DataFrame(
+        {
+            "age": -0.35 * (v["age"] - REFERENCE_AGE) / REFERENCE_AGE_SD,
+            "sex": 0.45 * (v["sex"] == "male"),
+            "tumour_size": 0.85 * np.log(v["tumour_size"] / REFERENCE_SIZE_MM),
+            "multifocal": 0.45 * v["multifocal"],
+            "ete": 0.60 * (v["ete"] != "none"),
+        }
+    )
 
 
 def _capsule_contact(distance: Floats) -> Floats:
