@@ -83,6 +83,16 @@ def with_choices(table: Table, fields: Mapping[str, Field]) -> Table:
     return replace(table, choices=choices)
 
 
+def column_titles(table: Table, fields: Mapping[str, Field]) -> dict[str, str]:
+    """What the form calls each column: the field's label and note, or the label of the box to tick."""
+    titles = {name: f"{field.label} {field.note}".strip() for name, field in fields.items() if name in table.columns}
+    for column in table.columns:
+        name, _, code = column.rpartition("___")
+        if name in fields and fields[name].kind == "checkbox":
+            titles[column] = fields[name].choices.get(canonical_code(code), column)
+    return titles
+
+
 def with_matches(cohort: Cohort, fields: Mapping[str, Field], protocol: StudyProtocol) -> Cohort:
     """``cohort`` with a mapping for each variable not mapped yet that a field fits by name, and by choices or unit."""
     named = {simplified(text): field for field in fields.values() for text in (field.label, field.name)}

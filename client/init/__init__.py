@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from client.cohort.redcap import INSTRUMENT, read_fields, with_choices
+from client.cohort.redcap import INSTRUMENT, column_titles, read_fields, with_choices
 from client.cohort.tables import Table
 from client.init.draft import Guesses, draft
 from client.init.guess import Guess, guess_variables
 from client.init.label import LabelGuess, guess_identifier, guess_label
-from client.init.pictures import file_column, guess_pictures, guess_split, relative
+from client.init.pictures import file_column, guess_dicom, guess_pictures, guess_split, uid_column
 from client.init.sources import Export, Source, read_export
 from client.init.words import SPLITS
 from client.site_config import read_site
@@ -69,7 +69,7 @@ def _guesses(export: Export, protocol: StudyProtocol, *, out: Path, name: str, w
     if not tables:
         fault = Fault(str(export.tables[0].path), "", "only a data dictionary", "the export itself", "name its csv as well")
         raise ConfigurationError([fault])
-    picture_tables = [source for source in tables if file_column(source)]
+    picture_tables = [source for source in tables if file_column(source) or (export.dicom and uid_column(source))]
     shared = [set(cells) for source in picture_tables for cells in source.table.columns.values()]
     read = [_read(source, dictionary, protocol, shared) for source in tables]
     source, identifier, label, variables = max(read, key=lambda found: len(found[3]) + _LABEL_WORTH * (found[2] is not None))
@@ -84,6 +84,10 @@ def _guesses(export: Export, protocol: StudyProtocol, *, out: Path, name: str, w
             pictures=export.pictures,
             base=out.parent,
         )
+        if images is None and export.dicom:
+            images = guess_dicom(
+                picture_tables, protocol.images, folders=export.dicom, cohort=source, identifier=identifier[0], base=out.parent
+            )
     return Guesses(
         name=name,
         cohort=source,
@@ -93,21 +97,25 @@ def _guesses(export: Export, protocol: StudyProtocol, *, out: Path, name: str, w
         variables=variables,
         images=images,
         split=guess_split(source, SPLITS),
-        remarks=tuple(_remarks(export, source.table, identifier[0], out=out, with_study=with_study)),
+        remarks=tuple(_remarks(source.table, identifier[0], with_study=with_study)),
     )
 
 
 def _read(
     source: Source, dictionary: Source | None, protocol: StudyProtocol, shared: list[set[str]]
 ) -> tuple[Source, tuple[str, str], LabelGuess | None, dict[str, Guess]]:
-    table = with_choices(source.table, read_fields(dictionary.table)) if dictionary else source.table
+    fields = read_fields(dictionary.table) if dictionary else {}
+    table = with_choices(source.table, fields)
     identifier = guess_identifier(table, shared)
     label = guess_label(table, protocol.study, taken={identifier[0]})
     taken = {identifier[0], *([label.column] if label else [])}
-    return source, identifier, label, guess_variables(table, protocol.variables, decimal=source.layout.decimal, taken=taken)
+    variables = guess_variables(
+        table, protocol.variables, decimal=source.layout.decimal, taken=taken, titles=column_titles(table, fields)
+    )
+    return source, identifier, label, variables
 
 
-def _remarks(export: Export, table: Table, identifier: str, *, out: Path, with_study: bool) -> list[str]:
+def _remarks(table: Table, identifier: str, *, with_study: bool) -> list[str]:
     remarks = []
     if not with_study:
         remarks.append("no --study was given: the variables and the outcome of the demo study were looked for")
@@ -119,9 +127,6 @@ def _remarks(export: Export, table: Table, identifier: str, *, out: Path, with_s
         remarks.append(f"repeating instruments: {held}; redcap_instruments = [...] keeps the rows of some")
     if table.repeated:
         remarks.append(f"columns with the same name cannot be told apart: {', '.join(sorted(table.repeated))}")
-    if export.dicom:
-        folders = ", ".join(relative(folder, out.parent) for folder in export.dicom[:3])
-        remarks.append(f"DICOM files are in {folders}: see the README on [images] for DICOM")
     return remarks
 
 

@@ -109,8 +109,10 @@ def _images(guess: PictureGuess | None, protocol: StudyProtocol, base: Path) -> 
         yield from ("# [images]", '# table = "images.csv"', '# patient_id = "..."', '# file = "..."')
         yield f'# view = {{ all = "{next(iter(protocol.images.views))}" }}'
         return
-    yield from ("", "[images]", f"table = {toml_value(relative(guess.source.path, base))}")
-    yield from _settings(guess.source.settings)
+    yield from ("", "[images]")
+    if guess.source is not None:
+        yield f"table = {toml_value(relative(guess.source.path, base))}"
+        yield from _settings(guess.source.settings)
     yield from _settings(guess.settings)
 
 

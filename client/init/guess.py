@@ -18,6 +18,7 @@ _NAME, _VALUES = 0.7, 0.3  # weights of the two kinds of evidence
 _LIKELY_NAME = 0.5
 _SYNONYM = 0.95  # a variable's own name goes before a synonym of another's
 _LIKELY_VALUES = 0.5
+_DOUBT = 0.001  # of two titles of a column, the one that leaves less open
 _MOST_CODES = 40
 _SHORTEST_START = 3  # letters that a code and a category must share at the beginning
 
@@ -49,14 +50,25 @@ class Codes:
         return any(code != category for code, category in self.codes.items())
 
 
-def guess_variables(table: Table, variables: Mapping[str, Variable], *, decimal: str, taken: set[str]) -> dict[str, Guess]:
-    """The likeliest column for each variable, each column once, the surest first; ``taken`` columns are left alone."""
+def guess_variables(
+    table: Table,
+    variables: Mapping[str, Variable],
+    *,
+    decimal: str,
+    taken: set[str],
+    titles: Mapping[str, str] | None = None,
+) -> dict[str, Guess]:
+    """The likeliest column for each variable, each column once, the surest first; ``taken`` columns are left alone.
+
+    ``titles`` are what a data dictionary calls a column, beside its name.
+    """
     candidates = [
         guess
         for name, variable in variables.items()
         for column in table.columns
         if column not in taken and column not in table.repeated
-        for guess in _guesses(name, variable, column, table, decimal)
+        for title in {column, (titles or {}).get(column, column)}
+        for guess in _guesses(name, variable, column, table, decimal, title=title)
     ]
     found: dict[str, Guess] = {}
     used: set[str] = set()
@@ -72,20 +84,21 @@ def match_codes(cells: Sequence[str], names: Mapping[str, tuple[str, ...]], labe
     counts = Counter(cell for cell in cells if cell)
     if not counts or len(counts) > _MOST_CODES:
         return Codes(0.0, {})
-    meant = {cell: _category(_label(cell, labels), names) for cell in counts}
+    # A code book says what codes mean that no patient has.
+    meant = {cell: _category(_label(cell, labels), names) for cell in {**(labels or {}), **counts}}
     ordered = False
     # Among numbers a synonym proves nothing: 0 is "none", and 0, 1, 2 are the categories in their order.
     by_order = _by_order(list(counts), list(names)) if not labels else None
-    if by_order and not all(meant.values()):
+    if by_order is not None and not all(meant.values()):
         meant, ordered = dict(by_order), True
-    codes = {cell: category for cell in sorted(counts) if (category := meant[cell]) is not None}
+    codes = {cell: category for cell in sorted(meant) if (category := meant[cell]) is not None}
     share = sum(counts[cell] for cell in codes) / counts.total()
     unmapped = {cell: count for cell, count in counts.most_common() if meant[cell] is None}
     return Codes(share, codes, unmapped, ordered)
 
 
-def _guesses(name: str, variable: Variable, column: str, table: Table, decimal: str) -> Iterator[Guess]:
-    likely, synonym = likeness(_without_unit(column, variable, name), names_of(name))
+def _guesses(name: str, variable: Variable, column: str, table: Table, decimal: str, *, title: str) -> Iterator[Guess]:
+    likely, synonym = likeness(_without_unit(title, variable, name), names_of(name))
     if likely < _LIKELY_NAME:
         return
     likely *= 1.0 if synonym == name else _SYNONYM
@@ -93,7 +106,7 @@ def _guesses(name: str, variable: Variable, column: str, table: Table, decimal: 
     if not cells:
         return
     labels = table.choices.get(column) or usual_codes(name, cells)
-    alike = f'"{column}" is named like "{synonym}"' if simplified(column) != simplified(name) else f'"{column}" has its name'
+    alike = f'"{title}" is named like "{synonym}"' if simplified(title) != simplified(name) else f'"{title}" has its name'
     if variable.kind == "categorical":
         names = {category: values_of(category) for category in variable.categories}
         codes = _indicator(column, cells, variable) or match_codes(cells, names, labels)
@@ -103,10 +116,10 @@ def _guesses(name: str, variable: Variable, column: str, table: Table, decimal: 
     numbers = [value for cell in cells if (value := number(cell, decimal=decimal)) is not None]
     share = len(numbers) / len(cells)
     if share >= _LIKELY_VALUES:
-        settings, doubts, plausible, why = _number_settings(name, variable, column, numbers)
+        settings, doubts, plausible, why = _number_settings(name, variable, column, numbers, title=title)
         if share < 1.0:
             doubts.append(f"{1.0 - share:.0%} of its cells are no numbers")
-        score = _NAME * likely + _VALUES * plausible * share
+        score = _NAME * likely + _VALUES * plausible * share - _DOUBT * len(doubts)
         yield Guess(name, column, score, settings, f"{alike}{why}", tuple(doubts))
 
 
@@ -139,20 +152,22 @@ def _category_guess(name: str, column: str, likely: float, alike: str, codes: Co
 
 
 def _number_settings(
-    name: str, variable: Variable, column: str, numbers: list[float]
+    name: str, variable: Variable, column: str, numbers: list[float], *, title: str
 ) -> tuple[dict[str, object], list[str], float, str]:
     """The keys of a numeric mapping, doubts about them, the share of plausible values, and the evidence in words."""
     settings: dict[str, object] = {"column": column}
     doubts = []
-    unit, why, certain = _unit(name, variable, column, numbers)
+    unit, why, certain = _unit(name, variable, title, [value for value in numbers if value not in SENTINELS] or numbers)
     if unit is not None:
         settings["unit"] = unit
     if not certain:
         doubts.append(f"the unit is a guess: {unit}")
     factor = (unit_factor(unit, variable.unit, variable=name) or 1.0) if unit and variable.unit else 1.0
+    missing = {value for value in numbers if value in SENTINELS and not _plausible([value], factor, variable)}
+    numbers = [value for value in numbers if value not in missing] or numbers
     plausible = _plausible(numbers, factor, variable)
-    if missing := sorted({int(v) for v in numbers if v in SENTINELS and not _plausible([v], factor, variable)}):
-        settings["missing"] = missing
+    if missing:
+        settings["missing"] = sorted(map(int, missing))
         doubts.append("taken as missing because no such value is plausible")
     middle = f"{median(numbers) * factor:.3g} {variable.unit or ''}".strip()
     limits = f" in {variable.range[0]:g}..{variable.range[1]:g}" if variable.range else " numbers"
