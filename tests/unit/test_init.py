@@ -15,7 +15,7 @@ from client.cohort.tables import Table
 from client.init.guess import guess_variables, match_codes
 from client.init.label import guess_label
 from client.init.words import values_of
-from client.synthetic import PROFILES, synthesize
+from client.synthetic import EXPORTS, synthesize
 from shared_model.protocol import Study
 from shared_model.variables import Variable
 
@@ -38,7 +38,7 @@ def table(columns: dict[str, list[str]]) -> Table:
     return Table(Path("t.csv"), columns, len(next(iter(columns.values()))), frozenset(), "")
 
 
-@pytest.mark.parametrize("hospital", PROFILES)
+@pytest.mark.parametrize("hospital", EXPORTS)
 def test_a_synthetic_export_is_mapped_as_its_author_mapped_it(tmp_path, hospital, monkeypatch):
     monkeypatch.setenv("CONSILIUM_CACHE", str(tmp_path / "cache"))
     written = synthesize(tmp_path, hospital=hospital, patients=24, seed=3)
