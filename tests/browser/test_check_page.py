@@ -62,7 +62,7 @@ def page() -> str:
             "size": VariableFinding(longest, "cm", 10.0, 40, 2, by_outcome={"negative": group, "positive": group}),
             "sex": VariableFinding("sex", by_outcome={"negative": sexes, "positive": sexes}),
         },
-        images=ImageFindings(50, 48, {"bmode": 48}, 0, {}, 0, (UnusableFile(f"{longest}.png", "damaged"),), 1, "built"),
+        images=ImageFindings(50, 48, {"bmode": 48}, 0, {}, 0, (UnusableFile(f"{longest}.png", "damaged"),), 1, 0, "built"),
     )
     problem = Problem(f"codes that are not mapped: {longest}", f"add them: {longest}")
     checks = [Check(status, f"Title {longest}", status, longest, (problem,)) for status in ("fail", "warn", "skip", "pass")]
