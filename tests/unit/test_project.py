@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import tomllib
@@ -79,7 +80,10 @@ def test_no_data_and_no_weights_are_tracked() -> None:
 def make(*arguments: str) -> str:
     """What make would run, without running it."""
     command = ["make", "--dry-run", "--no-print-directory", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    # The tests may themselves run under make, whose variables reach its children.
+    inherited = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "NO_INSTALL", "VENV", "PYTHON"}
+    environment = {name: value for name, value in os.environ.items() if name not in inherited}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize(
