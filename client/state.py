@@ -4,7 +4,6 @@ One file a round, written whole or not at all. A round's state is kept until the
 again, because a reply may be lost on its way and the round be run once more from the state before it.
 """
 
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from shared_model.durable import write_durably
 from shared_model.messages import Vector
 
 
@@ -32,12 +32,7 @@ class SiteState:
         """Store ``vectors`` as the state after ``round_``, durably, and drop all others but ``keep``."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._path(round_)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            file.write(save({name: np.ascontiguousarray(vector) for name, vector in vectors.items()}))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_durably(path, save({name: np.ascontiguousarray(vector) for name, vector in vectors.items()}))
         kept = {self._path(number).name for number in (*keep, round_)}
         for old in self.directory.glob("round-*.safetensors"):
             if old.name not in kept:

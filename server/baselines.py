@@ -13,9 +13,10 @@ import torch
 from pydantic import TypeAdapter
 
 from server.collecting import pooled_normalization
-from server.journal import FILE, Journal, write_durably
+from server.journal import FILE, Journal
 from server.records import Arm, RunRecord
 from shared_model import messages
+from shared_model.durable import write_durably
 from shared_model.errors import FailureCode, StudyError
 from shared_model.messages import DescribeReply, Envelope, EvaluateReply, EvaluateRequest, Message, Task, Vector
 from shared_model.network import LogisticNetwork, build_network

@@ -8,7 +8,6 @@ the SHA-256 of its row is not trusted: the run continues from the round before.
 
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from safetensors.numpy import load, save
 
 from server.records import RoundRecord, RunRecord, SiteFailure, Traffic
 from shared_model import config_file
+from shared_model.durable import sync_directory, write_durably
 from shared_model.errors import StudyError
 from shared_model.messages import DescribeReply, EvaluateReply, Vector
 from shared_model.protocol import StudyProtocol
@@ -293,26 +293,6 @@ class Journal:
 
     def _set(self, key: str, value: Any) -> None:
         self._database.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (key, json.dumps(value)))
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash it is there whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in ``directory`` survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _now() -> str:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 
 from server import baselines
-from server.journal import FILE, Journal, write_durably
+from server.journal import FILE, Journal
 from server.progress import ProgressDisplay
 from server.records import RunRecord
 from server.results import write_results
+from shared_model.durable import write_durably
 from shared_model.errors import ConfigurationError, Fault, StudyError
 from shared_model.protocol import StudyProtocol, read_protocol
 

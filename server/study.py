@@ -17,10 +17,11 @@ from safetensors.torch import save
 
 from server import admission
 from server.collecting import CONTROL, RoundInProgress, pooled_normalization
-from server.journal import Journal, write_durably
+from server.journal import Journal
 from server.optimizers import ServerOptimizer
 from server.records import Phase, RoundRecord, SiteFailure, SiteRound
 from shared_model import messages
+from shared_model.durable import write_durably
 from shared_model.errors import ConfigurationError, FailureCode, Fault, RefusedError, StudyError
 from shared_model.messages import (
     DescribeReply,

@@ -3,13 +3,13 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from server.records import Arm, RunRecord
 from server.results.document import assemble
+from shared_model.durable import write_durably
 
 Json = dict[str, Any]
 
@@ -40,12 +40,7 @@ def write_results(run_directory: Path, record: RunRecord, arms: Sequence[Arm] = 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace ``path`` by ``text``; a crash leaves the old file or the new one, never a part."""
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    write_durably(path, text.encode("utf-8"))
 
 
 def per_site_csv(document: Json) -> str:

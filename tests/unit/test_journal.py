@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.journal import FILE, Journal, write_durably
+from server.journal import FILE, Journal
 from server.records import RoundRecord, SiteFailure, SiteRound
+from shared_model.durable import write_durably
 from shared_model.errors import FailureCode, StudyError
 from shared_model.protocol import Federation, Study, StudyProtocol, Training
 from shared_model.variables import Variable

@@ -17,6 +17,7 @@ from shared_model.parameters import ParameterSpec
 from shared_model.protocol import Federation, Network, Study, StudyProtocol, Training
 from shared_model.summaries import Normalization
 from shared_model.variables import Variable
+from tests.sites import tensors
 
 NORMALIZATION = Normalization(mean=(0.0, 0.0), scale=(1.0, 1.0), frequency=())
 
@@ -32,20 +33,8 @@ def protocol(**training: object) -> StudyProtocol:
     )
 
 
-def cohort(patients: int = 40) -> CohortTensors:
-    generator = torch.Generator().manual_seed(0)
-    numeric = torch.randn(patients, 2, generator=generator)
-    label = (numeric[:, 0] + torch.randn(patients, generator=generator) > 0).float()
-    none = torch.zeros(patients, 0, dtype=torch.int64)
-    return CohortTensors(
-        images=torch.zeros(0, 1, 16, 16, dtype=torch.uint8),
-        slots=none,
-        views=none,
-        numeric=numeric,
-        numeric_present=torch.ones(patients, 2, dtype=torch.bool),
-        categorical=none,
-        label=label,
-    )
+def cohort() -> CohortTensors:
+    return tensors(patients=40, seed=0)
 
 
 def run(
