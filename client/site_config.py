@@ -17,7 +17,7 @@ from shared_model.messages import Part
 from shared_model.protocol import Fraction, Positive
 
 Scalar = str | int | float | bool
-TaskName = Literal["describe", "train", "evaluate"]
+TaskName = Literal["describe", "train", "evaluate", "explain"]
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
@@ -252,7 +252,7 @@ class Policy(Strict):
     """What this hospital allows, whatever a study asks for."""
 
     minimum_patients: int = Field(default=10, ge=1)
-    tasks: tuple[TaskName, ...] = ("describe", "train", "evaluate")
+    tasks: tuple[TaskName, ...] = ("describe", "train", "evaluate", "explain")
 
 
 class SiteConfig(Strict):

@@ -70,6 +70,9 @@ class FailureCode(StrEnum):
 
     PROTOCOL_MISMATCH = "protocol_mismatch"
     TASK_NOT_ALLOWED = "task_not_allowed"
+    NOT_APPROVED = "not_approved"
+    BUDGET_EXCEEDED = "budget_exceeded"
+    TOO_MANY_ROUNDS = "too_many_rounds"
     TOO_FEW_PATIENTS = "too_few_patients"
     COHORT_UNUSABLE = "cohort_unusable"
     MODEL_REFUSED = "model_refused"
