@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from shared_model import config_file
 from shared_model.config_file import Strict
+from shared_model.protocol_privacy import Privacy, conflict
 from shared_model.variables import Variable
 
 IMAGE_GROUP = "images"
@@ -236,6 +237,7 @@ class StudyProtocol(Strict):
     network: Network = Network()
     training: Training
     federation: Federation
+    privacy: Privacy = Privacy()
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
@@ -265,6 +267,8 @@ class StudyProtocol(Strict):
             raise ValueError('momentum belongs to "sgd" || remove momentum, or use optimizer = "sgd"')
         if "norm" in self.federation.personal and kind == "logistic":
             raise ValueError('the logistic model has no normalisation layers || remove "norm" from personal')
+        if problem := conflict(self):
+            raise ValueError(problem)
         return self
 
     @property
