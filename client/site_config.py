@@ -251,9 +251,16 @@ class Split(Strict):
 
 
 class Policy(Strict):
-    """What this hospital allows, whatever a study asks for."""
+    """What this hospital allows, whatever a study asks for.
+
+    ``epsilon_limit`` and ``delta`` bound what all studies together may learn of a training patient, for good;
+    with ``dp_required`` no study trains here without differential privacy.
+    """
 
     minimum_patients: int = Field(default=10, ge=1)
+    epsilon_limit: Positive = 8.0
+    delta: Annotated[float, Field(gt=0.0, lt=0.1)] = 1e-5
+    dp_required: bool = False
     tasks: tuple[TaskName, ...] = ("describe", "train", "evaluate", "explain")
 
 

@@ -14,6 +14,7 @@ from shared_model import config_file
 from shared_model.config_file import Strict
 from shared_model.protocol_comparators import Comparator
 from shared_model.protocol_design import Fold
+from shared_model.protocol_privacy import Privacy, conflict
 from shared_model.variables import Variable
 
 IMAGE_GROUP = "images"
@@ -260,6 +261,7 @@ class StudyProtocol(Strict):
     network: Network = Network()
     training: Training
     federation: Federation
+    privacy: Privacy = Privacy()
     evaluation: Evaluation = Evaluation()
     comparators: dict[Name, Comparator] = Field(default_factory=dict)
 
@@ -299,6 +301,8 @@ class StudyProtocol(Strict):
             raise ValueError('momentum belongs to "sgd" || remove momentum, or use optimizer = "sgd"')
         if "norm" in self.federation.personal and kind == "logistic":
             raise ValueError('the logistic model has no normalisation layers || remove "norm" from personal')
+        if problem := conflict(self):
+            raise ValueError(problem)
         return self
 
     @property
