@@ -93,14 +93,17 @@ class ImageTokens(nn.Module):
 
     def forward(self, batch: PatientBatch, modalities: Tensor) -> Tokens:
         """Tokens of the images of ``modalities`` bool ``[B, A]``; other pixels are not looked at. T = A + V * G * G."""
-        slot_modality = self._slot_modality(batch)  # [B, V]
-        shown = batch.view_present & modalities.gather(1, slot_modality)  # [B, V]
+        slot_modality, shown = self._slot_modality(batch), self.shown(batch, modalities)  # [B, V]
         places = torch.arange(self.grid**2, device=shown.device).expand(len(batch), -1)  # [B, G * G]
         of_slot = self.view(batch.views.clamp(min=0)) + self.modality(slot_modality)  # [B, V, D]
         tokens = self.projection(self._encode(batch.images, shown))  # [B, V, G * G, D]
         tokens = tokens + of_slot[:, :, None] + self.position(places)[:, None]
         mask = shown[:, :, None].expand(-1, -1, self.grid**2)
         return _with_summaries(Tokens(tokens.flatten(1, 2), mask.flatten(1, 2)), modalities, self.summary)
+
+    def shown(self, batch: PatientBatch, modalities: Tensor) -> Tensor:
+        """Which images of ``modalities`` bool ``[B, A]`` there are, bool ``[B, V]``: the rows of the encoder's batch."""
+        return batch.view_present & modalities.gather(1, self._slot_modality(batch))
 
     def _encode(self, images: Tensor, shown: Tensor) -> Tensor:
         """Features of the ``shown`` images ``[B, V, G * G, features]``, 0 elsewhere; without any, the encoder rests."""
