@@ -1,6 +1,6 @@
 """From a hospital's files to tensors: ``load_cohort``."""
 
-from client.cohort.findings import Findings, ImageFindings, Notice, UnusableFile, VariableFinding
+from client.cohort.findings import Findings, ImageFindings, Notice, OutcomeCounts, UnusableFile, VariableFinding
 from client.cohort.load import Cohort, load_cohort, survey
 from client.cohort.tensors import CohortTensors, StudyPatients, pool
 
@@ -10,6 +10,7 @@ __all__ = [
     "Findings",
     "ImageFindings",
     "Notice",
+    "OutcomeCounts",
     "StudyPatients",
     "UnusableFile",
     "VariableFinding",
