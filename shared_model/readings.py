@@ -53,16 +53,19 @@ def read(
     thresholds: tuple[float, ...],
     own_auc: Estimate | None,
     seed: int,
+    strata: NDArray[np.int64] | None = None,
 ) -> Reading:
-    """``scores`` (probabilities), ``labels``, ``ratings`` (NaN: none) and calls of the comparator, ``[n]`` each."""
+    """``scores`` (probabilities), ``labels``, ``ratings`` (NaN: none) and calls of the comparator, ``[n]`` each; ``strata`` as
+    in ``auc_difference``."""
     rated = ~np.isnan(ratings)
     scores, labels, ratings, called = scores[rated], labels[rated], ratings[rated], called[rated]
+    strata = None if strata is None else strata[rated]
     return Reading(
         patients=int(labels.size),
         positives=int(np.sum(labels == 1)),
         without=int(np.sum(~rated)),
         calls=tuple(PairedCalls.of(scores >= cut, called, labels, threshold=cut) for cut in thresholds),
-        auc=auc_difference(scores, ratings, labels),
+        auc=auc_difference(scores, ratings, labels, strata),
         avoided=avoided_at_equal_sensitivity(scores, called, labels, seed=seed),
         own_auc=own_auc,
     )
