@@ -233,7 +233,7 @@ def test_methods_follow_the_protocol(document):
         "FedProx",
         "μ = 0.1",
         "FedPer",
-        "7 steps",
+        "seven steps",
         "momentum 0.9",
         "weighted to count equally",
         "logistic regression",
