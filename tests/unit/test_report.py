@@ -239,7 +239,7 @@ def test_methods_follow_the_protocol(document):
         "logistic regression",
     ):
         assert words in changed and words not in text.replace("a logistic regression", "")
-    assert "picture" not in changed
+    assert "ultrasound picture" not in changed
 
 
 def test_checklists_are_whole_and_open_where_nobody_knows(document, page):

@@ -115,8 +115,7 @@ def missing(protocol: StudyProtocol, document: Json) -> Part:
     dropout = protocol.network.modality_dropout
     return part(
         "Missing data",
-        "No value was imputed: a missing variable, picture or modality was masked, and the network has learned tokens that "
-        "stand for its absence."
+        "No value was imputed: what a patient lacks was masked, and the network has learned tokens that stand for its absence."
         if attention
         else "A missing numeric value was replaced by the mean of the training patients and a missing category by its shares "
         "among them.",
