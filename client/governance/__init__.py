@@ -1,1 +1,1 @@
-"""What a hospital holds a study to: policy, privacy budget, disclosure control, audit."""
+"""What a hospital keeps hold of: what may be asked of it, what may leave it, and the record of both."""
