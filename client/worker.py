@@ -15,12 +15,15 @@ import torch
 
 from client.cohort import StudyPatients, designed, load_cohort, pool
 from client.governance import disclosure
+from client.governance.budget import Ledger
+from client.governance.outbox import Outbox
 from client.governance.policy import Gate, asked
 from client.site_config import Policy, read_site
 from client.state import SiteState
 from client.tasks import describe
 from client.tasks.compare import compare
 from client.tasks.evaluate import evaluate
+from client.tasks.private_round import WITHHELD, train_within_budget
 from client.tasks.train import train
 from client.tasks.workbench import Workbench
 from shared_model import messages
@@ -117,6 +120,10 @@ class Worker:
             case DescribeRequest():
                 return Message(self._describe(bench, task, started))
             case TrainRequest():
+                if bench.protocol.privacy.dp is not None:
+                    return self._train_privately(bench, request, vectors, state=state, started=started)
+                if self.policy.dp_required:
+                    raise RefusedError(FailureCode.TASK_NOT_ALLOWED, "training without differential privacy")
                 trained = train(bench, request, vectors, state=state)
                 reply = TrainReply(
                     site=self.name,
@@ -135,6 +142,32 @@ class Worker:
             case CompareRequest():
                 found = compare(self.cohort(bench.protocol), request, bench.protocol, directory=self._of_run)
                 return Message(CompareReply(self.name, task.attempt, **vars(found), seconds=perf_counter() - started))
+
+    def _train_privately(
+        self, bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector], *, state: SiteState, started: float
+    ) -> Message[AnyRecord]:
+        done = train_within_budget(
+            bench,
+            request,
+            vectors,
+            state=state,
+            ledger=self._ledger,
+            outbox=Outbox(self._of_run(request.task.run) / "outbox"),
+            patients=self.cohort(bench.protocol).members,
+            started=started,
+        )
+        reply = TrainReply(
+            site=self.name,
+            attempt=request.task.attempt,
+            patients=done.trained.patients,
+            steps=done.trained.local.steps,
+            loss=None,
+            tune=done.trained.tune,
+            seconds=done.seconds,
+            privacy=done.spent,
+            suppressed=WITHHELD,
+        )
+        return Message(reply, done.trained.vectors)
 
     def _of_run(self, run: str) -> Path:
         return self._state / run / self.name

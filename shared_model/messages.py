@@ -19,6 +19,7 @@ from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode, MessageError
 from shared_model.paired import PairedComparison
 from shared_model.readings import Reading
+from shared_model.privacy_spent import PrivacySpent
 from shared_model.summaries import CategoryCounts, CohortFlow, Moments, Normalization, PartCounts, Performance, Record
 
 Vector = NDArray[np.float32]  # [D]
@@ -143,7 +144,8 @@ class TrainReply(Record):
     """Vectors: ``update``, trained minus received parameters ``[D]``; ``control``, change of the site's control variate.
 
     ``patients`` trained on, ``loss`` their mean training loss; ``tune`` the received model on tuning patients, ``None``
-    without any. Loss and ``tune`` are also ``None`` where they are ``suppressed``.
+    without any. Loss and ``tune`` are also ``None`` where they are ``suppressed``. ``privacy`` is what the site states of the
+    run's cost, ``None`` without differential privacy.
     """
 
     VECTORS: ClassVar[frozenset[str]] = frozenset({"update", "control"})
@@ -154,6 +156,7 @@ class TrainReply(Record):
     loss: float | None
     tune: Performance | None
     seconds: Seconds
+    privacy: PrivacySpent | None = None
     suppressed: tuple[Suppression, ...] = ()
     kind: Literal["train_reply"] = "train_reply"
 

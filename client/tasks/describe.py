@@ -12,6 +12,12 @@ from shared_model.protocol import StudyProtocol
 from shared_model.summaries import CategoryCounts, Moments, PartCounts
 
 
+def described_part(protocol: StudyProtocol) -> Part:
+    """The part whose patients moments and category counts are of: with differential privacy the tuning patients, for those
+    that train are protected, and unprotected statistics of them would undo it."""
+    return "tune" if protocol.privacy.dp else "train"
+
+
 def moments_and_counts(
     tensors: CohortTensors, index: Tensor, protocol: StudyProtocol
 ) -> tuple[dict[str, Moments], dict[str, CategoryCounts]]:
