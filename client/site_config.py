@@ -131,7 +131,8 @@ class Cohort(TableFormat):
     """The table of patients. ``patient_id`` = "#row" numbers the rows where the export has no identifier.
 
     ``where`` keeps rows whose column equals a value, is one of several, or lies between two numbers. ``require`` leaves
-    out, and counts, patients without a value of the variables named. ``date_order`` says how dates such as 03/04/2021 are
+    out, and counts, patients without a value of the variables named. ``comparators`` are mapped as variables are, from a column
+    each; they are never an input. ``date_order`` says how dates such as 03/04/2021 are
     meant, where a column does not show it.
 
     ``redcap_dictionary`` is REDCap's data dictionary (csv): its choices give codes a meaning, and fields named as a variable
@@ -143,6 +144,7 @@ class Cohort(TableFormat):
     label: Label
     where: dict[str, Scalar | tuple[Scalar, ...] | Between] = Field(default_factory=dict)
     variables: dict[str, Mapping] = Field(default_factory=dict)
+    comparators: dict[str, Mapping] = Field(default_factory=dict)
     require: tuple[str, ...] = ()
     long: Long | None = None
     date_order: Literal["dmy", "mdy"] | None = None

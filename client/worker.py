@@ -13,7 +13,7 @@ from time import perf_counter
 
 import torch
 
-from client.cohort import StudyPatients, load_cohort, pool
+from client.cohort import StudyPatients, designed, load_cohort, pool
 from client.site_config import Policy, TaskName, read_site
 from client.state import SiteState
 from client.tasks import describe
@@ -83,8 +83,8 @@ class Worker:
         Raises:
                 CohortError, ConfigurationError: the site's files do not fit its configuration, or that the protocol.
         """
-        # Only these parts of a protocol decide what the tensors are; a protocol that trains otherwise needs no reading anew.
-        key = repr((protocol.variables, protocol.images))
+        # Only these parts of a protocol decide what is loaded; a protocol that trains otherwise needs no loading anew.
+        key = repr((*_read(protocol), protocol.evaluation.external, protocol.evaluation.fold))
         if key not in self._cohorts:
             self._cohorts = {key: self._load(protocol)}
         return self._cohorts[key]
@@ -162,6 +162,11 @@ def _trace(error: Exception) -> str:
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
+def _read(protocol: StudyProtocol) -> tuple[object, ...]:
+    """The parts of a protocol that decide what is read of a site's files."""
+    return protocol.variables, protocol.images, protocol.comparators
+
+
 def open_site(config_path: Path, *, state: Path, threads: int | None = None) -> Worker:
     """The worker of the site that ``config_path`` describes; ``threads`` limits the CPU threads of this process.
 
@@ -172,9 +177,16 @@ def open_site(config_path: Path, *, state: Path, threads: int | None = None) -> 
     if threads is not None:
         torch.set_num_threads(threads)
 
+    kept: dict[str, StudyPatients] = {}
+
     def load(protocol: StudyProtocol) -> StudyPatients:
-        cohort = load_cohort(config, protocol, where=config_path)
-        return StudyPatients(cohort.tensors, cohort.parts, cohort.flow)
+        # Another fold, or another site left out, is another cut of the patients that were read already.
+        key = repr(_read(protocol))
+        if key not in kept:
+            cohort = load_cohort(config, protocol, where=config_path)
+            kept.clear()
+            kept[key] = StudyPatients(cohort.tensors, cohort.parts, cohort.flow, cohort.order, cohort.ratings)
+        return designed(kept[key], protocol, site=config.site.name)
 
     return Worker(
         config.site.name,

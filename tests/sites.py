@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from client.cohort import CohortTensors, StudyPatients
+from client.cohort import CohortTensors, StudyPatients, designed
 from client.site_config import Policy
 from client.worker import Worker
 from server.sites import Answer
@@ -42,7 +42,7 @@ def cut(data: CohortTensors, *, shares: tuple[float, float, float]) -> StudyPati
     cuts = [round(len(data) * share) for share in shares[:2]]
     pieces = torch.arange(len(data)).split([*cuts, len(data) - sum(cuts)])
     flow = CohortFlow(found=len(data), excluded={}, images_found=0, images_unusable=0)
-    return StudyPatients(data, dict(zip(PARTS, pieces, strict=True)), flow)
+    return StudyPatients(data, dict(zip(PARTS, pieces, strict=True)), flow, order=torch.arange(len(data)))
 
 
 def worker(site: str, folder: Path, *, policy: Policy | None = None, **made: object) -> Worker:
@@ -51,7 +51,7 @@ def worker(site: str, folder: Path, *, policy: Policy | None = None, **made: obj
     data = tensors(**({"patients": 60, "seed": sum(site.encode())} | made))  # type: ignore[arg-type]
 
     def load(protocol: StudyProtocol) -> StudyPatients:
-        return cut(data, shares=shares)  # type: ignore[arg-type]
+        return designed(cut(data, shares=shares), protocol, site=site)  # type: ignore[arg-type]
 
     return Worker(site, policy=policy or Policy(), load=load, state=folder)
 

@@ -1,5 +1,6 @@
 """From a hospital's files to tensors: ``load_cohort``."""
 
+from client.cohort.design import designed
 from client.cohort.findings import Findings, ImageFindings, Notice, UnusableFile, VariableFinding
 from client.cohort.load import Cohort, load_cohort, survey
 from client.cohort.tensors import CohortTensors, StudyPatients, pool
@@ -13,6 +14,7 @@ __all__ = [
     "StudyPatients",
     "UnusableFile",
     "VariableFinding",
+    "designed",
     "load_cohort",
     "pool",
     "survey",
