@@ -18,6 +18,7 @@ from client.site_config import Policy, TaskName, read_site
 from client.state import SiteState
 from client.tasks import describe
 from client.tasks.evaluate import evaluate
+from client.tasks.masked import NO_FILES, Asked, IdentityFiles, MaskedReplies
 from client.tasks.train import train
 from client.tasks.workbench import Workbench
 from shared_model import config_file, messages
@@ -32,6 +33,7 @@ from shared_model.messages import (
     Failure,
     Message,
     Request,
+    SecureSumRequest,
     Task,
     TrainReply,
     TrainRequest,
@@ -45,11 +47,20 @@ class Worker:
     """Answers requests to one site. ``load`` gives its patients as a protocol sees them, ``state`` is the folder for what
     the site remembers of each run."""
 
-    def __init__(self, name: str, *, policy: Policy, load: Callable[[StudyProtocol], StudyPatients], state: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        policy: Policy,
+        load: Callable[[StudyProtocol], StudyPatients],
+        state: Path,
+        identity: IdentityFiles = NO_FILES,
+    ) -> None:
         self.name = name
         self.policy = policy
         self._load = load
         self._state = state
+        self._masked = MaskedReplies(name, policy=policy, files=identity, state=state)
         self._cohorts: dict[str, StudyPatients] = {}
         self._benches: dict[tuple[str, int], Workbench] = {}
 
@@ -99,7 +110,11 @@ class Worker:
 
     def _answer(self, request: Request, message: Message[AnyRecord], started: float) -> Message[AnyRecord]:
         task = request.task
-        protocol = self._admit(task, request.kind)
+        protocol = self._admit(task, _permission(request, self.policy))
+        if isinstance(request, SecureSumRequest):
+            return self._masked.assist(request, started)
+        if isinstance(request, TrainRequest | EvaluateRequest):
+            self._masked.require(request, protocol)
         bench = self.bench(protocol, seed=task.seed)
         if len(bench.tensors) < self.policy.minimum_patients:
             allowed = self.policy.minimum_patients
@@ -109,6 +124,8 @@ class Worker:
             return Message(self._describe(bench, task, started))
         if isinstance(request, TrainRequest):
             trained = train(bench, request, message.vectors, state=state)
+            if request.masking is not None:
+                return self._masked.training(trained, request, Asked(protocol, message.vectors, started))
             reply = TrainReply(
                 site=self.name,
                 attempt=task.attempt,
@@ -121,6 +138,8 @@ class Worker:
             return Message(reply, trained.vectors)
         assert isinstance(request, EvaluateRequest)
         common, personal = evaluate(bench, request, message.vectors, state=state)
+        if request.masking is not None:
+            return self._masked.evaluation(common, personal, request, Asked(protocol, message.vectors, started))
         seconds = perf_counter() - started
         return Message(EvaluateReply(self.name, task.attempt, parts=common, personal=personal, seconds=seconds))
 
@@ -148,7 +167,15 @@ class Worker:
             missing=describe.missing_counts(bench.tensors, bench.protocol),
             modalities=describe.modality_counts(bench.tensors, bench.protocol),
             seconds=perf_counter() - started,
+            keys=self._masked.sums(task.run).advertise() if bench.protocol.privacy.secure_sum else None,
         )
+
+
+def _permission(request: Request, policy: Policy) -> TaskName:
+    """Which task of a site's policy covers ``request``. Secure sums are of whatever the site may send at all."""
+    if isinstance(request, SecureSumRequest):
+        return "train" if "train" in policy.tasks else "evaluate"
+    return request.kind
 
 
 def _places(error: CohortError | ConfigurationError) -> str:
@@ -193,6 +220,7 @@ def open_site(config_path: Path, *, state: Path, threads: int | None = None) -> 
         policy=config.policy,
         load=load,
         state=state,
+        identity=IdentityFiles.beside(config_path, config.identity),
     )
 
 

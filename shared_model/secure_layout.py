@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,28 +17,32 @@ from numpy.typing import NDArray
 from shared_model import masking
 from shared_model.errors import FailureCode, RefusedError
 from shared_model.masking import Words
-from shared_model.messages import Part
+from shared_model.messages import EvaluateRequest, Part, TrainRequest, Vector
 from shared_model.protocol import Evaluation, StudyProtocol
+from shared_model.secure_records import session_digest
 from shared_model.summaries import Performance, ScoreHistogram, ScoreSums, ThresholdCounts
 
 MAXIMUM_PATIENTS = 1 << 20  # of one site in one part
 LOSS_LIMIT = float(1 << 10)  # mean training loss of a site
 CONTROL_EXTRA = float(1 << 10)  # a control variate may be so much larger than an update: it is one over a few small steps
 SUMMARY_LIMIT = float(1 << 30)  # one number of a summary
-_IDENTITY = {ThresholdCounts: frozenset({"threshold"})}  # fields that must be equal in summaries that are added
+_IDENTITY: dict[Any, frozenset[str]] = {
+    ThresholdCounts: frozenset({"threshold"})
+}  # fields that must be equal in summaries that are added
 
 Numbers = NDArray[np.float64]
-S = TypeVar("S")
 
 
 @dataclass(frozen=True)
 class Segment:
-    """``length`` numbers of magnitude up to ``limit`` at each site; ``whole`` ones are exact."""
+    """``length`` numbers of magnitude up to ``limit`` at each site; ``whole`` ones are exact, ``weighted`` ones count once for
+    each of the site's training patients."""
 
     name: str
     length: int
     limit: float
     whole: bool = False
+    weighted: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,8 @@ class Layout:
         places = masking.fraction_bits(sites=self.sites, limit=segment.limit)
         return 0 if segment.whole else places
 
-    def pack(self, values: Mapping[str, NDArray[np.floating]]) -> Words:
-        """One site's vector; ``values`` by name of segment, none missing.
+    def pack(self, values: Mapping[str, NDArray[np.floating]], *, weight: int = 1) -> Words:
+        """One site's vector; ``values`` by name of segment, none missing, ``weight`` its training patients.
 
         Raises:
             RefusedError: a number is not finite, or beyond its segment's limit.
@@ -68,8 +72,11 @@ class Layout:
         for segment, place in self._places():
             numbers = values[segment.name]
             if numbers.shape != (segment.length,):
-                raise RefusedError(FailureCode.WRONG_SHAPE, f"{segment.name} of {numbers.shape} where {segment.length} are summed")
-            words[place] = masking.encode(numbers, limit=segment.limit, bits=self.bits(segment))
+                raise RefusedError(
+                    FailureCode.WRONG_SHAPE, f"{segment.name} of {numbers.shape} where {segment.length} are summed"
+                )
+            factor = float(weight) if segment.weighted else 1.0
+            words[place] = masking.encode(numbers, limit=segment.limit, bits=self.bits(segment), weight=factor)
         return words
 
     def unpack(self, words: Words) -> dict[str, Numbers]:
@@ -83,14 +90,31 @@ class Layout:
             start += segment.length
 
 
+def request_digest(request: TrainRequest | EvaluateRequest, vectors: Mapping[str, Vector]) -> str:
+    """``session_digest`` of a request: all of it that is the same for every site, its model included."""
+    assert request.masking is not None
+    statement = {
+        "kind": request.kind,
+        "run": request.task.run,
+        "round": request.task.round,
+        "seed": request.task.seed,
+        "protocol": request.task.protocol_json,
+        "layout": request.layout,
+        "normalization": None if request.normalization is None else request.normalization.__dict__,
+        "parts": request.parts if isinstance(request, EvaluateRequest) else (),
+    }
+    content = {name: np.ascontiguousarray(vector, "<f4").tobytes() for name, vector in vectors.items()}
+    return session_digest(request.masking, statement, content)
+
+
 def training_layout(protocol: StudyProtocol, *, size: int, sites: int) -> Layout:
     """Of a round: the update of ``size`` parameters times its weight, the weight, the loss, and the tuning performance."""
     limit = MAXIMUM_PATIENTS * protocol.federation.max_update_norm
-    segments = [Segment("update", size, limit)]
+    segments = [Segment("update", size, limit, weighted=True)]
     if protocol.federation.client_rule.kind == "scaffold":
-        segments.append(Segment("control", size, limit * CONTROL_EXTRA))
+        segments.append(Segment("control", size, limit * CONTROL_EXTRA, weighted=True))
     segments.append(Segment("patients", 1, float(MAXIMUM_PATIENTS), whole=True))
-    segments.append(Segment("loss", 1, MAXIMUM_PATIENTS * LOSS_LIMIT))
+    segments.append(Segment("loss", 1, MAXIMUM_PATIENTS * LOSS_LIMIT, weighted=True))
     return Layout((*segments, *_of_performance("tune", protocol.evaluation)), sites)
 
 
@@ -115,7 +139,8 @@ def performance_values(name: str, performance: Performance | None, evaluation: E
 
 def performance_of(name: str, values: Mapping[str, Numbers], evaluation: Evaluation) -> Performance:
     """The performance whose segments are in ``values``."""
-    return _rebuild(nobody(evaluation), iter(values[f"{name}.counts"]), iter(values[f"{name}.sums"]))
+    summed: Performance = _rebuild(nobody(evaluation), iter(values[f"{name}.counts"]), iter(values[f"{name}.sums"]))
+    return summed
 
 
 def nobody(evaluation: Evaluation) -> Performance:
@@ -147,31 +172,32 @@ def _of_performance(name: str, evaluation: Evaluation) -> tuple[Segment, Segment
 
 
 def _leaves(template: Any, summary: Any) -> Iterator[tuple[type, float]]:
+    kind: Any = type(template)
     if is_dataclass(template):
-        for name in _additive(type(template)):
+        for name in _additive(kind):
             yield from _leaves(getattr(template, name), getattr(summary, name))
-        if any(getattr(template, name) != getattr(summary, name) for name in _IDENTITY.get(type(template), ())):
-            raise RefusedError(FailureCode.WRONG_SHAPE, f"a {type(template).__name__} that is not of the protocol")
+        if any(getattr(template, name) != getattr(summary, name) for name in _IDENTITY.get(kind, ())):
+            raise RefusedError(FailureCode.WRONG_SHAPE, f"a {kind.__name__} that is not of the protocol")
     elif isinstance(template, tuple):
         if len(template) != len(summary):
             raise RefusedError(FailureCode.WRONG_SHAPE, f"{len(summary)} numbers where the protocol asks for {len(template)}")
         for inner, value in zip(template, summary, strict=True):
             yield from _leaves(inner, value)
     else:
-        yield type(template), summary
+        yield kind, summary
 
 
-def _rebuild(template: S, whole: Iterator[float], other: Iterator[float]) -> S:
-    if is_dataclass(template):
-        changes = {name: _rebuild(getattr(template, name), whole, other) for name in _additive(type(template))}
-        return replace(template, **changes)
+def _rebuild(template: Any, whole: Iterator[float], other: Iterator[float]) -> Any:
+    if is_dataclass(template) and not isinstance(template, type):
+        kind: Any = type(template)
+        return replace(template, **{name: _rebuild(getattr(template, name), whole, other) for name in _additive(kind)})
     if isinstance(template, tuple):
-        return tuple(_rebuild(inner, whole, other) for inner in template)  # type: ignore[return-value]
-    return int(next(whole)) if isinstance(template, int) else float(next(other))  # type: ignore[return-value]
+        return tuple(_rebuild(inner, whole, other) for inner in template)
+    return int(next(whole)) if isinstance(template, int) else float(next(other))
 
 
 @cache
-def _additive(kind: type) -> tuple[str, ...]:
+def _additive(kind: Any) -> tuple[str, ...]:
     hints = typing.get_type_hints(kind)
     identity = _IDENTITY.get(kind, frozenset())
     return tuple(field.name for field in fields(kind) if field.name not in identity and not _optional(hints[field.name]))

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import Field
 
 from shared_model.masking import MAXIMUM_SITES
@@ -74,6 +76,15 @@ class ReleasedShares(Record):
     pairs: dict[SiteName, dict[SiteName, Share]]
 
 
+def is_signed(statement: bytes, signature: str, *, by: str) -> bool:
+    """Whether ``signature`` (hexadecimal) of ``statement`` was made with the key whose public half is ``by`` (hexadecimal)."""
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(by)).verify(bytes.fromhex(signature), statement)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
 def session_digest(session: MaskingSession, statement: Mapping[str, Any], vectors: Mapping[str, bytes]) -> str:
     """What all sites of a sum must agree on, as a SHA-256: who takes part with which keys, and what they were asked.
 
@@ -82,9 +93,7 @@ def session_digest(session: MaskingSession, statement: Mapping[str, Any], vector
     """
     roster = [[site.site, site.identity, site.masking, site.sealing] for site in session.roster]
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(vectors.items())}
-    return hashlib.sha256(
-        _statement("session", [session.attempt, roster, dict(sorted(statement.items())), hashes])
-    ).hexdigest()
+    return hashlib.sha256(_statement("session", [session.attempt, roster, dict(sorted(statement.items())), hashes])).hexdigest()
 
 
 def survivors_statement(session: str, survivors: Collection[str]) -> bytes:

@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -35,7 +35,6 @@ from shared_model.config_file import Strict
 from shared_model.durable import sync_directory, write_durably
 from shared_model.errors import ConfigurationError, FailureCode, Fault, RefusedError
 from shared_model.protocol import Name
-
 
 
 class Identity:
@@ -80,15 +79,6 @@ class Identity:
     def sign(self, statement: bytes) -> str:
         """The signature of ``statement``, 128 hexadecimal digits."""
         return self._private.sign(statement).hex()
-
-
-def is_signed(statement: bytes, signature: str, *, by: str) -> bool:
-    """Whether ``signature`` (hexadecimal) of ``statement`` was made with the key whose public half is ``by`` (hexadecimal)."""
-    try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(by)).verify(bytes.fromhex(signature), statement)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
 
 
 class Acquaintances:

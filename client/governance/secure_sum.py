@@ -17,7 +17,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import TypeAdapter
 
-from client.governance.identity import Acquaintances, Identity, is_signed, write_secret
+from client.governance.identity import Acquaintances, Identity, write_secret
 from shared_model import masking
 from shared_model.errors import FailureCode, RefusedError
 from shared_model.masking import SEED_BYTES, SHARE_BYTES, Words
@@ -26,6 +26,7 @@ from shared_model.secure_records import (
     MaskedShares,
     MaskingSession,
     ReleasedShares,
+    is_signed,
     letter_label,
     pair_label,
     survivors_statement,
@@ -88,15 +89,38 @@ class SecureSums:
         self._write(OFFER, _OFFER.dump_json(offer))
         return advertisement
 
+    def admit(self, session: MaskingSession) -> Offer:
+        """Make sure that this site may be summed with the sites of ``session``; returns its own half of the keys.
+
+        Raises:
+            RefusedError: ``SECURE_SUM_REFUSED`` for too few sites, an unknown identity, or keys that are not signed, not fresh
+                or not its own.
+        """
+        sites = session.sites
+        offer: Offer | None = self._read(OFFER, _OFFER)
+        if list(sites) != sorted(set(sites)) or len(sites) > masking.MAXIMUM_SITES:
+            raise _refused("a roster that is not in order, or too long")
+        if len(sites) < max(self.minimum_sites, masking.MINIMUM_SITES):
+            raise _refused(f"a sum over {len(sites)} sites, this site's minimum is {self.minimum_sites}")
+        if offer is None or offer.advertisement not in session.roster:
+            raise _refused("other keys of this site than it advertised last")
+        for site in session.roster:
+            if site.run != self.run or not is_signed(site.signed, site.signature, by=site.identity):
+                raise _refused(f"keys of {site.site!r} that it did not sign for this run")
+        keys = [key for site in session.roster for key in (site.masking, site.sealing)]
+        if len(set(keys)) != len(keys) or len({site.identity for site in session.roster}) != len(sites):
+            raise _refused("one key under two names")
+        self.acquaintances.require({site.site: site.identity for site in session.roster})
+        return offer
+
     def mask(self, words: Words, *, session: MaskingSession, digest: str, step: str) -> MaskedShares:
         """Mask ``words`` in place and return what goes with them. ``digest`` is ``session_digest`` of all that was asked,
         ``step`` names the round.
 
         Raises:
-            RefusedError: ``SECURE_SUM_REFUSED`` if this site should not take part: too few sites, an unknown identity, keys
-                that are not signed, not fresh or not its own.
+            RefusedError: as ``admit``.
         """
-        offer = self._admit(session)
+        offer = self.admit(session)
         sites, me = session.sites, session.sites.index(self.site)
         seeds = {self.site: secrets.token_bytes(SEED_BYTES)}
         masking.add_mask(words, seeds[self.site])
@@ -181,29 +205,9 @@ class SecureSums:
             },
         )
 
-    def _admit(self, session: MaskingSession) -> Offer:
-        sites = session.sites
-        offer = self._read(OFFER, _OFFER)
-        if list(sites) != sorted(set(sites)) or len(sites) > masking.MAXIMUM_SITES:
-            raise _refused("a roster that is not in order, or too long")
-        if len(sites) < max(self.minimum_sites, masking.MINIMUM_SITES):
-            raise _refused(f"a sum over {len(sites)} sites, this site's minimum is {self.minimum_sites}")
-        if offer is None or offer.advertisement not in session.roster:
-            raise _refused("other keys of this site than it advertised last")
-        for site in session.roster:
-            if site.run != self.run or not is_signed(site.signed, site.signature, by=site.identity):
-                raise _refused(f"keys of {site.site!r} that it did not sign for this run")
-        keys = [key for site in session.roster for key in (site.masking, site.sealing)]
-        if len(set(keys)) != len(keys) or len({site.identity for site in session.roster}) != len(sites):
-            raise _refused("one key under two names")
-        self.acquaintances.require({site.site: site.identity for site in session.roster})
-        return offer
-
-    def _settle(
-        self, digest: str, survivors: tuple[str, ...], *, confirmations: Mapping[str, str] | None = None
-    ) -> Session:
+    def _settle(self, digest: str, survivors: tuple[str, ...], *, confirmations: Mapping[str, str] | None = None) -> Session:
         """The session ``digest`` with its survivors fixed on the disk."""
-        session = self._read(SESSION, _SESSION)
+        session: Session | None = self._read(SESSION, _SESSION)
         if session is None or session.digest != digest:
             raise _refused("not the sum that this site took part in last")
         sites = {site.site: site for site in session.roster}
