@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from shared_model import config_file
 from shared_model.config_file import Strict
+from shared_model.disclosure import Rule
 from shared_model.messages import Part
 from shared_model.protocol import Fraction, Positive
 
@@ -260,12 +261,18 @@ class Policy(Strict):
     """
 
     minimum_patients: int = Field(default=10, ge=1)
+    minimum_cell: int = Field(default=5, ge=1)
     epsilon_limit: Positive = 8.0
     delta: Annotated[float, Field(gt=0.0, lt=0.1)] = 1e-5
     dp_required: bool = False
     secure_sum_required: bool = False
     minimum_summed_sites: int = Field(default=3, ge=3)
     tasks: tuple[TaskName, ...] = ("describe", "train", "evaluate", "explain")
+
+    @property
+    def rule(self) -> Rule:
+        """From how many patients on something may be said of them."""
+        return Rule(minimum_patients=self.minimum_patients, minimum_cell=self.minimum_cell)
 
 
 class Identity(Strict):

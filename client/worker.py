@@ -7,21 +7,23 @@ quote a patient's file.
 
 import logging
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 
 import torch
 
 from client.cohort import StudyPatients, designed, load_cohort, pool
-from client.site_config import Policy, TaskName, read_site
+from client.governance import disclosure
+from client.governance.policy import Gate, asked
+from client.site_config import Policy, read_site
 from client.state import SiteState
 from client.tasks import describe
 from client.tasks.evaluate import evaluate
 from client.tasks.masked import NO_FILES, Asked, IdentityFiles, MaskedReplies
 from client.tasks.train import train
 from client.tasks.workbench import Workbench
-from shared_model import config_file, messages
+from shared_model import messages
 from shared_model.errors import CohortError, ConfigurationError, FailureCode, MessageError, RefusedError
 from shared_model.messages import (
     AnyRecord,
@@ -32,11 +34,13 @@ from shared_model.messages import (
     EvaluateRequest,
     Failure,
     Message,
+    PatientRequest,
     Request,
     SecureSumRequest,
     Task,
     TrainReply,
     TrainRequest,
+    Vector,
 )
 from shared_model.protocol import StudyProtocol
 
@@ -60,6 +64,7 @@ class Worker:
         self.policy = policy
         self._load = load
         self._state = state
+        self._gate = Gate(name, policy)
         self._masked = MaskedReplies(name, policy=policy, files=identity, state=state)
         self._cohorts: dict[str, StudyPatients] = {}
         self._benches: dict[tuple[str, int], Workbench] = {}
@@ -67,13 +72,20 @@ class Worker:
     def handle(self, envelope: Envelope) -> Envelope:
         """Answer a request. Never raises: what goes wrong becomes a ``Failure`` with a neutral code."""
         started = perf_counter()
-        attempt = ""
+        request: Request | None = None
         try:
             message = messages.decode(envelope)
-            if not isinstance(message.record, Request):
-                raise RefusedError(FailureCode.PROTOCOL_MISMATCH, f"{message.record.kind} is no request")
-            attempt = message.record.task.attempt
-            return messages.encode(self._answer(message.record, message, started))
+            request = asked(message.record)
+            protocol = self._gate.admit(request)
+            if isinstance(request, SecureSumRequest):
+                answer = self._masked.assist(request, started)
+            else:
+                self._masked.require(request, protocol)
+                bench = self.bench(protocol, seed=request.task.seed)
+                self._gate.admit_cohort(len(bench.tensors))
+                answer = self._carry_out(request, message.vectors, bench, started)
+            released = disclosure.release(answer, rule=self.policy.rule)
+            return messages.encode(released)
         except RefusedError as error:
             code, cause = error.code, error.detail
         except MessageError as error:
@@ -85,8 +97,8 @@ class Worker:
         except Exception as error:
             code, cause = FailureCode.INTERNAL, _trace(error)
         log.warning("site %s: %s: %s", self.name, code.value, cause)
-        failure = Failure(site=self.name, attempt=attempt, code=code, seconds=perf_counter() - started)
-        return messages.encode(Message(failure))
+        attempt = request.task.attempt if request else ""
+        return messages.encode(Message(Failure(self.name, attempt, code, seconds=perf_counter() - started)))
 
     def cohort(self, protocol: StudyProtocol) -> StudyPatients:
         """This site's patients as ``protocol`` sees them, kept in memory after the first call.
@@ -108,52 +120,35 @@ class Worker:
             self._benches = {key: bench}
         return self._benches[key]
 
-    def _answer(self, request: Request, message: Message[AnyRecord], started: float) -> Message[AnyRecord]:
+    def _carry_out(
+        self, request: PatientRequest, vectors: Mapping[str, Vector], bench: Workbench, started: float
+    ) -> Message[AnyRecord]:
+        """What ``request`` asks, done; the reply as it is before disclosure control."""
         task = request.task
-        protocol = self._admit(task, _permission(request, self.policy))
-        if isinstance(request, SecureSumRequest):
-            return self._masked.assist(request, started)
-        if isinstance(request, TrainRequest | EvaluateRequest):
-            self._masked.require(request, protocol)
-        bench = self.bench(protocol, seed=task.seed)
-        if len(bench.tensors) < self.policy.minimum_patients:
-            allowed = self.policy.minimum_patients
-            raise RefusedError(FailureCode.TOO_FEW_PATIENTS, f"{len(bench.tensors)} patients, this site's minimum is {allowed}")
         state = SiteState(self._state / task.run / self.name)
-        if isinstance(request, DescribeRequest):
-            return Message(self._describe(bench, task, started))
-        if isinstance(request, TrainRequest):
-            trained = train(bench, request, message.vectors, state=state)
-            if request.masking is not None:
-                return self._masked.training(trained, request, Asked(protocol, message.vectors, started))
-            reply = TrainReply(
-                site=self.name,
-                attempt=task.attempt,
-                patients=trained.patients,
-                steps=trained.local.steps,
-                loss=trained.local.loss,
-                tune=trained.tune,
-                seconds=perf_counter() - started,
-            )
-            return Message(reply, trained.vectors)
-        assert isinstance(request, EvaluateRequest)
-        common, personal = evaluate(bench, request, message.vectors, state=state)
-        if request.masking is not None:
-            return self._masked.evaluation(common, personal, request, Asked(protocol, message.vectors, started))
-        seconds = perf_counter() - started
-        return Message(EvaluateReply(self.name, task.attempt, parts=common, personal=personal, seconds=seconds))
-
-    def _admit(self, task: Task, kind: TaskName) -> StudyProtocol:
-        if task.site != self.name:
-            raise RefusedError(FailureCode.PROTOCOL_MISMATCH, f"a request for site {task.site!r}")
-        if kind not in self.policy.tasks:
-            raise RefusedError(FailureCode.TASK_NOT_ALLOWED, f"this site's policy does not allow {kind!r}")
-        if not task.run.replace("-", "").replace("_", "").isalnum():
-            raise RefusedError(FailureCode.PROTOCOL_MISMATCH, "a run identifier that is no identifier")
-        try:
-            return config_file.validate_json(task.protocol_json, StudyProtocol, where="the center's protocol")
-        except ConfigurationError as error:
-            raise RefusedError(FailureCode.PROTOCOL_MISMATCH, str(error)) from None
+        match request:
+            case DescribeRequest():
+                return Message(self._describe(bench, task, started))
+            case TrainRequest():
+                trained = train(bench, request, vectors, state=state)
+                if request.masking is not None:
+                    return self._masked.training(trained, request, Asked(bench.protocol, vectors, started))
+                reply = TrainReply(
+                    site=self.name,
+                    attempt=task.attempt,
+                    patients=trained.patients,
+                    steps=trained.local.steps,
+                    loss=trained.local.loss,
+                    tune=trained.tune,
+                    seconds=perf_counter() - started,
+                )
+                return Message(reply, trained.vectors)
+            case EvaluateRequest():
+                common, personal = evaluate(bench, request, vectors, state=state)
+                if request.masking is not None:
+                    return self._masked.evaluation(common, personal, request, Asked(bench.protocol, vectors, started))
+                seconds = perf_counter() - started
+                return Message(EvaluateReply(self.name, task.attempt, parts=common, personal=personal, seconds=seconds))
 
     def _describe(self, bench: Workbench, task: Task, started: float) -> DescribeReply:
         moments, categories = describe.moments_and_counts(bench.tensors, bench.parts["train"], bench.protocol)
@@ -169,13 +164,6 @@ class Worker:
             seconds=perf_counter() - started,
             keys=self._masked.sums(task.run).advertise() if bench.protocol.privacy.secure_sum else None,
         )
-
-
-def _permission(request: Request, policy: Policy) -> TaskName:
-    """Which task of a site's policy covers ``request``. Secure sums are of whatever the site may send at all."""
-    if isinstance(request, SecureSumRequest):
-        return "train" if "train" in policy.tasks else "evaluate"
-    return request.kind
 
 
 def _places(error: CohortError | ConfigurationError) -> str:

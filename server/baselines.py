@@ -113,7 +113,7 @@ def alone(protocol: StudyProtocol, described: list[DescribeReply]) -> StudyProto
     last round is taken where the place has too few tuning patients to choose by.
     """
     patients = sum(d.parts["tune"].patients for d in described)
-    positives = sum(d.parts["tune"].positives for d in described)
+    positives = sum(d.parts["tune"].positives or 0 for d in described)
     choosable = 0 < positives < patients
     steps = protocol.training.steps
     return protocol.model_copy(

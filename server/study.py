@@ -372,8 +372,11 @@ class FederatedStudy:
 
     def _check_selection(self) -> None:
         kind = self.protocol.evaluation.selection
-        patients = sum(described.parts["tune"].patients for described in self.descriptions.values())
-        positives = sum(described.parts["tune"].positives for described in self.descriptions.values())
+        tune = [described.parts["tune"] for described in self.descriptions.values()]
+        if any(counts.positives is None for counts in tune):
+            return  # rounds of which no site tells enough are not judged, and the last is taken
+        patients = sum(counts.patients for counts in tune)
+        positives = sum(counts.positives or 0 for counts in tune)
         usable = kind == "last" or (0 < positives < patients if kind == "auc" else patients > 0)
         if not usable:
             raise ConfigurationError(

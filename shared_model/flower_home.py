@@ -30,7 +30,7 @@ QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
 }
-_APP = {
+_APP: dict[str, Any] = {
     "project": {"name": "consilium", "version": "0.1.0", "description": "Consilium", "license": "Apache-2.0"},
     "tool": {
         "flwr": {

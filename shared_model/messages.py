@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
+from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode, MessageError
 from shared_model.masking import Words
 from shared_model.secure_records import (
@@ -144,7 +145,8 @@ class UnmaskRequest(Record):
 @dataclass(frozen=True)
 class DescribeReply(Record):
     """A site's cohort. ``moments`` and ``categories`` are of training patients, by variable; ``missing`` counts patients
-    of all parts without a value; ``modalities`` counts patients with anything of a modality."""
+    of all parts without a value; ``modalities`` counts patients with anything of a modality. A count of ``None``, and
+    moments and categories of nobody, may have been ``suppressed``."""
 
     VECTORS: ClassVar[frozenset[str]] = frozenset()
     site: str
@@ -153,9 +155,10 @@ class DescribeReply(Record):
     parts: dict[Part, PartCounts]
     moments: dict[str, Moments]
     categories: dict[str, CategoryCounts]
-    missing: dict[str, Count]
-    modalities: dict[str, Count]
+    missing: dict[str, Count | None]
+    modalities: dict[str, Count | None]
     seconds: Seconds
+    suppressed: tuple[Suppression, ...] = ()
     keys: Advertisement | None = None
     kind: Literal["describe_reply"] = "describe_reply"
 
@@ -165,7 +168,8 @@ class TrainReply(Record):
     """Vectors: ``update``, trained minus received parameters ``[D]``; ``control``, change of the site's control variate.
 
     ``patients`` trained on, ``loss`` their mean training loss; ``tune`` the received model on tuning patients, ``None``
-    without any. In a secure sum the vectors, the loss and what adds up of ``tune`` are masked, and ``masks`` goes with them.
+    without any. Loss and ``tune`` are also ``None`` where they are ``suppressed``. In a secure sum vectors, loss and what
+    adds up of ``tune`` are masked, and ``masks`` goes with them.
     """
 
     VECTORS: ClassVar[frozenset[str]] = frozenset({"update", "control"})
@@ -176,13 +180,15 @@ class TrainReply(Record):
     loss: float | None
     tune: Performance | None
     seconds: Seconds
+    suppressed: tuple[Suppression, ...] = ()
     masks: MaskedShares | None = None
     kind: Literal["train_reply"] = "train_reply"
 
 
 @dataclass(frozen=True)
 class EvaluateReply(Record):
-    """Performance on each part that has labelled patients. ``personal`` is of the site's own model (Ditto)."""
+    """Performance on each part that has labelled patients and is not ``suppressed``. ``personal`` is of the site's own model
+    (Ditto)."""
 
     VECTORS: ClassVar[frozenset[str]] = frozenset()
     site: str
@@ -190,6 +196,7 @@ class EvaluateReply(Record):
     parts: dict[Part, Performance]
     personal: dict[Part, Performance]
     seconds: Seconds
+    suppressed: tuple[Suppression, ...] = ()
     masks: MaskedShares | None = None
     kind: Literal["evaluate_reply"] = "evaluate_reply"
 
@@ -243,8 +250,10 @@ class Failure(Record):
 
 
 SecureSumRequest = KeysRequest | ConfirmRequest | UnmaskRequest
-Request = DescribeRequest | TrainRequest | EvaluateRequest | SecureSumRequest
-Reply = DescribeReply | TrainReply | EvaluateReply | KeysReply | ConfirmReply | UnmaskReply | Failure
+PatientRequest = DescribeRequest | TrainRequest | EvaluateRequest
+Request = PatientRequest | SecureSumRequest
+SecureSumReply = KeysReply | ConfirmReply | UnmaskReply
+Reply = DescribeReply | TrainReply | EvaluateReply | SecureSumReply | Failure
 AnyRecord = Request | Reply
 
 

@@ -113,7 +113,8 @@ def training_layout(protocol: StudyProtocol, *, size: int, sites: int) -> Layout
     segments = [Segment("update", size, limit, weighted=True)]
     if protocol.federation.client_rule.kind == "scaffold":
         segments.append(Segment("control", size, limit * CONTROL_EXTRA, weighted=True))
-    segments.append(Segment("patients", 1, float(MAXIMUM_PATIENTS), whole=True))
+    # All training patients, and those of sites that tell their loss.
+    segments.append(Segment("patients", 2, float(MAXIMUM_PATIENTS), whole=True))
     segments.append(Segment("loss", 1, MAXIMUM_PATIENTS * LOSS_LIMIT, weighted=True))
     return Layout((*segments, *_of_performance("tune", protocol.evaluation)), sites)
 
@@ -122,6 +123,12 @@ def evaluation_layout(protocol: StudyProtocol, parts: tuple[Part, ...], *, sites
     """Of an evaluation: the performance on each of ``parts``, of the common model and, with Ditto, of the sites' own."""
     names = [*parts, *(f"personal.{part}" for part in parts if protocol.federation.client_rule.kind == "ditto")]
     return Layout(tuple(segment for name in names for segment in _of_performance(name, protocol.evaluation)), sites)
+
+
+def training_values(patients: int, loss: float | None) -> dict[str, Numbers]:
+    """The segments of a site's weight and mean training loss."""
+    weights = [float(patients), 0.0 if loss is None else float(patients)]
+    return {"patients": np.array(weights), "loss": np.array([loss or 0.0])}
 
 
 def performance_values(name: str, performance: Performance | None, evaluation: Evaluation) -> dict[str, Numbers]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from client.cohort.by_outcome import with_outcomes
 from client.cohort.dates import with_elapsed
 from client.cohort.dicom_pictures import dicom_folder, list_dicom
-from client.cohort.findings import Findings, ImageFindings, UnusableFile, VariableFinding
+from client.cohort.findings import Findings, ImageFindings, OutcomeCounts, UnusableFile, VariableFinding
 from client.cohort.fit import column_faults, protocol_faults
 from client.cohort.notices import with_notices
 from client.cohort.parallel import Progress
@@ -34,7 +34,7 @@ from shared_model.errors import CohortError, ConfigurationError, Fault
 from shared_model.inputs import ABSENT, categorical_names, numeric_names
 from shared_model.messages import Part
 from shared_model.protocol import Images, StudyProtocol
-from shared_model.summaries import CohortFlow, PartCounts
+from shared_model.summaries import CohortFlow
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ def _findings(patients: Patients, part_of: Mapping[str, Part], *, variables: Map
         rows_without_id=patients.rows_without_id,
         ignored_labels=patients.ignored_labels,
         unlisted_parts=patients.unlisted_parts,
-        parts={part: PartCounts(len(labels), sum(labels)) for part, labels in outcomes.items()},
+        parts={part: OutcomeCounts(len(labels), sum(labels)) for part, labels in outcomes.items()},
         variables=variables,
         images=None,
     )

@@ -93,7 +93,7 @@ def pool(cohorts: Sequence[StudyPatients]) -> StudyPatients:
         for part in cohorts[0].parts
     }
     flow = CohortFlow(
-        found=sum(cohort.flow.found for cohort in cohorts),
+        found=sum(cohort.flow.found or 0 for cohort in cohorts),
         excluded={},
         images_found=sum(cohort.flow.images_found for cohort in cohorts),
         images_unusable=sum(cohort.flow.images_unusable for cohort in cohorts),

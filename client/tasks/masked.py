@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from client.cohort.tables import locate
+from client.governance import disclosure
 from client.governance.identity import Acquaintances, Identity, read_roster
 from client.governance.secure_sum import SecureSums
 from client.site_config import Identity as NamedFiles
@@ -22,11 +23,13 @@ from shared_model.messages import (
     AnyRecord,
     ConfirmReply,
     ConfirmRequest,
+    DescribeRequest,
     EvaluateReply,
     EvaluateRequest,
     KeysReply,
     KeysRequest,
     Message,
+    PatientRequest,
     SecureSumRequest,
     TrainReply,
     TrainRequest,
@@ -36,6 +39,7 @@ from shared_model.messages import (
 from shared_model.protocol import StudyProtocol
 from shared_model.secure_layout import Numbers
 from shared_model.secure_records import MaskedShares
+from shared_model.summaries import Performance
 
 NEARLY = 1.0 - 1e-6  # clipping to the limit in float32 must not end above it
 
@@ -74,13 +78,15 @@ class MaskedReplies:
         self._files = files
         self._state = state
 
-    def require(self, request: TrainRequest | EvaluateRequest, protocol: StudyProtocol) -> None:
+    def require(self, request: PatientRequest, protocol: StudyProtocol) -> None:
         """Before anything is computed: what is to be summed under masks is not asked for without, or the other way round,
         and the sites to be summed with will do.
 
         Raises:
             RefusedError: ``PROTOCOL_MISMATCH``, ``TASK_NOT_ALLOWED`` or ``SECURE_SUM_REFUSED``.
         """
+        if isinstance(request, DescribeRequest):
+            return
         if protocol.privacy.secure_sum != (request.masking is not None):
             raise RefusedError(FailureCode.PROTOCOL_MISMATCH, "masked where the protocol is not, or the other way round")
         if self._policy.secure_sum_required and not protocol.privacy.secure_sum:
@@ -122,8 +128,9 @@ class MaskedReplies:
         return Message(UnmaskReply(self._name, task.attempt, released, perf_counter() - started))
 
     def training(self, trained: Trained, request: TrainRequest, asked: "Asked") -> Message[AnyRecord]:
-        """A round's reply with everything that adds up under masks. The update is shortened to the protocol's limit, for the
-        center cannot see how long it is.
+        """A round's reply with everything that adds up under masks; disclosure control takes it out of ``tune``. The update
+        is shortened to the protocol's limit, for the center cannot see how long it is. What the site would not tell alone is
+        not summed either: if the others tell theirs, it would follow by subtraction.
 
         Raises:
             RefusedError: as ``SecureSums.mask``, or a number that cannot be summed.
@@ -131,8 +138,8 @@ class MaskedReplies:
         assert request.masking is not None
         federation, size = asked.protocol.federation, trained.vectors["update"].size
         layout = secure_layout.training_layout(asked.protocol, size=size, sites=len(request.masking.roster))
-        values = secure_layout.performance_values("tune", trained.tune, asked.protocol.evaluation)
-        values |= {"patients": np.array([float(trained.patients)]), "loss": np.array([trained.local.loss])}
+        values = secure_layout.performance_values("tune", self._told(trained.tune), asked.protocol.evaluation)
+        values |= secure_layout.training_values(trained.patients, trained.local.loss)
         update = _shortened(trained.vectors["update"], limit=federation.max_update_norm)
         words = layout.pack({**values, **trained.vectors, "update": update}, weight=trained.patients)
         masks = self._mask(words, request, asked)
@@ -142,14 +149,14 @@ class MaskedReplies:
             patients=trained.patients,
             steps=trained.local.steps,
             loss=None,
-            tune=None if trained.tune is None else secure_layout.without_sums(trained.tune),
+            tune=trained.tune,
             seconds=perf_counter() - asked.started,
             masks=masks,
         )
         return Message(reply, masked=words)
 
     def evaluation(self, common: Parts, personal: Parts, request: EvaluateRequest, asked: "Asked") -> Message[AnyRecord]:
-        """An evaluation's reply with histograms under masks, and all that adds up besides.
+        """An evaluation's reply with everything that adds up under masks; disclosure control takes out the histograms.
 
         Raises:
             RefusedError: as ``SecureSums.mask``, or a number that cannot be summed.
@@ -158,19 +165,24 @@ class MaskedReplies:
         layout = secure_layout.evaluation_layout(asked.protocol, request.parts, sites=len(request.masking.roster))
         values: dict[str, Numbers] = {}
         for part in request.parts:
-            values |= secure_layout.performance_values(part, common.get(part), asked.protocol.evaluation)
-            values |= secure_layout.performance_values(f"personal.{part}", personal.get(part), asked.protocol.evaluation)
+            values |= secure_layout.performance_values(part, self._told(common.get(part)), asked.protocol.evaluation)
+            values |= secure_layout.performance_values(
+                f"personal.{part}", self._told(personal.get(part)), asked.protocol.evaluation
+            )
         words = layout.pack(values)
         masks = self._mask(words, request, asked)
         reply = EvaluateReply(
             site=self._name,
             attempt=request.task.attempt,
-            parts={part: secure_layout.without_histogram(result) for part, result in common.items()},
-            personal={part: secure_layout.without_histogram(result) for part, result in personal.items()},
+            parts=common,
+            personal=personal,
             seconds=perf_counter() - asked.started,
             masks=masks,
         )
         return Message(reply, masked=words)
+
+    def _told(self, performance: Performance | None) -> Performance | None:
+        return None if performance is None or disclosure.why_not(performance, self._policy.rule) else performance
 
     def _mask(self, words: Words, request: TrainRequest | EvaluateRequest, asked: "Asked") -> MaskedShares:
         assert request.masking is not None
