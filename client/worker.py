@@ -19,6 +19,7 @@ from client.governance.policy import Gate, asked
 from client.site_config import Policy, read_site
 from client.state import SiteState
 from client.tasks import describe
+from client.tasks.compare import compare
 from client.tasks.evaluate import evaluate
 from client.tasks.masked import NO_FILES, Asked, IdentityFiles, MaskedReplies
 from client.tasks.train import train
@@ -27,6 +28,8 @@ from shared_model import messages
 from shared_model.errors import CohortError, ConfigurationError, FailureCode, MessageError, RefusedError
 from shared_model.messages import (
     AnyRecord,
+    CompareReply,
+    CompareRequest,
     DescribeReply,
     DescribeRequest,
     Envelope,
@@ -84,7 +87,7 @@ class Worker:
                 bench = self.bench(protocol, seed=request.task.seed)
                 self._gate.admit_cohort(len(bench.tensors))
                 answer = self._carry_out(request, message.vectors, bench, started)
-            released = disclosure.release(answer, rule=self.policy.rule)
+            released = disclosure.release(answer, rule=self.policy.rule, secure_sum=protocol.privacy.secure_sum)
             return messages.encode(released)
         except RefusedError as error:
             code, cause = error.code, error.detail
@@ -125,7 +128,7 @@ class Worker:
     ) -> Message[AnyRecord]:
         """What ``request`` asks, done; the reply as it is before disclosure control."""
         task = request.task
-        state = SiteState(self._state / task.run / self.name)
+        state = SiteState(self._of_run(task.run))
         match request:
             case DescribeRequest():
                 return Message(self._describe(bench, task, started))
@@ -149,6 +152,12 @@ class Worker:
                     return self._masked.evaluation(common, personal, request, Asked(bench.protocol, vectors, started))
                 seconds = perf_counter() - started
                 return Message(EvaluateReply(self.name, task.attempt, parts=common, personal=personal, seconds=seconds))
+            case CompareRequest():
+                found = compare(self.cohort(bench.protocol), request, bench.protocol, directory=self._of_run)
+                return Message(CompareReply(self.name, task.attempt, **vars(found), seconds=perf_counter() - started))
+
+    def _of_run(self, run: str) -> Path:
+        return self._state / run / self.name
 
     def _describe(self, bench: Workbench, task: Task, started: float) -> DescribeReply:
         moments, categories = describe.moments_and_counts(bench.tensors, bench.parts["train"], bench.protocol)

@@ -10,13 +10,14 @@ by subtraction.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from shared_model import secure_layout
 from shared_model.disclosure import Rule, Suppression, Why, performance_on
 from shared_model.errors import FailureCode, RefusedError
 from shared_model.messages import (
     AnyRecord,
+    CompareReply,
     ConfirmReply,
     DescribeReply,
     EvaluateReply,
@@ -31,10 +32,12 @@ from shared_model.messages import (
 from shared_model.summaries import CategoryCounts, CohortFlow, Moments, PartCounts, Performance
 
 Taken = list[Suppression]
+K = TypeVar("K")
 
 
-def release(message: Message[AnyRecord], *, rule: Rule) -> Message[AnyRecord]:
-    """``message`` without what may not leave, and with the list of what was taken out.
+def release(message: Message[AnyRecord], *, rule: Rule, secure_sum: bool = False) -> Message[AnyRecord]:
+    """``message`` without what may not leave, and with the list of what was taken out. In a study with ``secure_sum`` no
+    histogram leaves in the clear, and of a round nothing that adds up.
 
     Raises:
         RefusedError: no rule says what of such a record may leave.
@@ -42,7 +45,24 @@ def release(message: Message[AnyRecord], *, rule: Rule) -> Message[AnyRecord]:
     rule_of = _RULES.get(type(message.record))
     if rule_of is None:
         raise RefusedError(FailureCode.INTERNAL, f"no rule says whether a {message.record.kind} may leave")
-    return Message(rule_of(message.record, rule), message.vectors, message.masked)
+    record = rule_of(message.record, rule)
+    return Message(_without_summed(record) if secure_sum else record, message.vectors, message.masked)
+
+
+def _without_summed(record: AnyRecord) -> AnyRecord:
+    match record:
+        case TrainReply():
+            return replace(record, tune=None if record.tune is None else secure_layout.without_sums(record.tune), loss=None)
+        case EvaluateReply():
+            return replace(record, parts=_hidden(record.parts), personal=_hidden(record.personal))
+        case CompareReply():
+            return replace(record, performances=_hidden(record.performances))
+        case _:
+            return record
+
+
+def _hidden(performances: Mapping[K, Performance]) -> dict[K, Performance]:
+    return {key: secure_layout.without_histogram(performance) for key, performance in performances.items()}
 
 
 # ---- describe: tables of counts
@@ -194,8 +214,6 @@ def _training(reply: TrainReply, rule: Rule) -> TrainReply:
     if tune is not None and (why := why_not(tune, rule)):
         taken.append(Suppression(performance_on("tune"), why))
         tune = None
-    if tune is not None and reply.masks is not None:
-        tune = secure_layout.without_sums(tune)
     loss = reply.loss
     if loss is not None and reply.patients < rule.minimum_patients:
         taken.append(Suppression("training loss", Why.FEW_PATIENTS))
@@ -207,9 +225,6 @@ def _evaluation(reply: EvaluateReply, rule: Rule) -> EvaluateReply:
     taken: Taken = []
     parts = dict(_performances(reply.parts, rule, taken, personal=False))
     personal = dict(_performances(reply.personal, rule, taken, personal=True))
-    if reply.masks is not None:
-        parts = {part: secure_layout.without_histogram(performance) for part, performance in parts.items()}
-        personal = {part: secure_layout.without_histogram(performance) for part, performance in personal.items()}
     return replace(reply, parts=parts, personal=personal, suppressed=(*reply.suppressed, *taken))
 
 
@@ -225,12 +240,46 @@ def _performances(
 
 def why_not(performance: Performance, rule: Rule) -> Why | None:
     """Why a performance may not leave; None if it may."""
-    sums = performance.sums
-    if sums.count < rule.minimum_patients:
+    return _few(performance.sums.count, performance.sums.positives, rule)
+
+
+def _few(patients: int, positives: int, rule: Rule) -> Why | None:
+    if patients < rule.minimum_patients:
         return Why.FEW_PATIENTS
-    if rule.minimum_cell > 1 and min(sums.positives, sums.count - sums.positives) < rule.minimum_cell:
+    if rule.minimum_cell > 1 and min(positives, patients - positives) < rule.minimum_cell:
         return Why.FEW_OF_A_CLASS
     return None
+
+
+def _comparison(reply: CompareReply, rule: Rule) -> CompareReply:
+    """Of each model, pair of models and reading, what would be told of a performance on the same patients."""
+    taken: Taken = []
+    performances, comparisons, readings = {}, {}, {}
+    for name, performance in reply.performances.items():
+        if why := why_not(performance, rule):
+            taken.append(Suppression(f"performance of {name}", why))
+        else:
+            performances[name] = performance
+    for name, pair in reply.comparisons.items():
+        if why := _few(pair.patients, pair.positives, rule):
+            taken.append(Suppression(f"comparison with {name}", why))
+        else:
+            comparisons[name] = pair
+    for name, reading in reply.readings.items():
+        why = _few(reading.patients, reading.positives, rule)
+        if not why and _small(reading.without, rule):
+            why = Why.SMALL_CELL
+        if why:
+            taken.append(Suppression(f"comparator {name}", why))
+        else:
+            readings[name] = reading
+    return replace(
+        reply,
+        performances=performances,
+        comparisons=comparisons,
+        readings=readings,
+        suppressed=(*reply.suppressed, *taken),
+    )
 
 
 def _failure(reply: Failure, rule: Rule) -> Failure:
@@ -246,6 +295,7 @@ _RULES: Mapping[type, Callable[[Any, Rule], AnyRecord]] = {
     DescribeReply: _description,
     TrainReply: _training,
     EvaluateReply: _evaluation,
+    CompareReply: _comparison,
     Failure: _failure,
     KeysReply: _step_of_secure_sum,
     ConfirmReply: _step_of_secure_sum,

@@ -21,8 +21,11 @@ def asked(record: AnyRecord) -> Request:
 
 
 def covered(request: Request, tasks: Collection[TaskName]) -> bool:
-    """Whether ``tasks`` allow ``request``. Steps of a secure sum are allowed where anything is that is summed."""
-    return not {"train", "evaluate"}.isdisjoint(tasks) if isinstance(request, SecureSumRequest) else request.kind in tasks
+    """Whether ``tasks`` allow ``request``. Comparing is of what evaluations have scored; steps of a secure sum are allowed
+    where anything is that is summed."""
+    if isinstance(request, SecureSumRequest):
+        return not {"train", "evaluate"}.isdisjoint(tasks)
+    return ("evaluate" if request.kind == "compare" else request.kind) in tasks
 
 
 class Gate:

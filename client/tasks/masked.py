@@ -23,7 +23,6 @@ from shared_model.messages import (
     AnyRecord,
     ConfirmReply,
     ConfirmRequest,
-    DescribeRequest,
     EvaluateReply,
     EvaluateRequest,
     KeysReply,
@@ -85,7 +84,7 @@ class MaskedReplies:
         Raises:
             RefusedError: ``PROTOCOL_MISMATCH``, ``TASK_NOT_ALLOWED`` or ``SECURE_SUM_REFUSED``.
         """
-        if isinstance(request, DescribeRequest):
+        if not isinstance(request, TrainRequest | EvaluateRequest):
             return
         if protocol.privacy.secure_sum != (request.masking is not None):
             raise RefusedError(FailureCode.PROTOCOL_MISMATCH, "masked where the protocol is not, or the other way round")
