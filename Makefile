@@ -7,13 +7,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(if $(NO_INSTALL),,$(VENV)/.installed)
 
-.PHONY: demo test check bench faults attacks clean
+# Two processes of one thread each are faster than one of two threads, and every test of a thread count says so itself.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+
+.PHONY: demo test slow check bench faults attacks clean
 
 demo: $(INSTALLED)
 	$(BIN)/consilium-center demo --out runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not benchmark"
+	$(TESTS) -m "not benchmark and not slow"
+
+slow: $(INSTALLED)
+	$(TESTS) -m slow
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -90,7 +90,8 @@ def make(*arguments: str) -> str:
     ("target", "runs"),
     [
         ("demo", "bin/consilium-center demo"),
-        ("test", 'bin/python -m pytest -m "not benchmark"'),
+        ("test", 'bin/python -m pytest --numprocesses auto -m "not benchmark and not slow"'),
+        ("slow", "bin/python -m pytest --numprocesses auto -m slow"),
         ("check", "bin/lint-imports"),
         ("bench", "bin/python -m pytest -m benchmark"),
         ("faults", "bin/python -m pytest -m faults"),

@@ -159,8 +159,8 @@ def test_personal_models_and_many_sites_are_drawn():
     rows = tuple(replace(row, sites={name: next(iter(row.sites.values())) for name in replies}) for row in record.rounds)
     document = assemble(replace(record, enrolled=tuple(replies), evaluations=replies, rounds=rows, descriptions={}))
     figures = draw_figures(document)
-    assert "federated, personalised" in figures["comparison"]
-    assert "Hospital_23" in figures["convergence"]
+    assert "federated, personalised" in figures["comparison"].svg
+    assert "Hospital_23" in figures["convergence"].svg
     assert render(document)
 
 
@@ -168,11 +168,13 @@ def test_figures_are_files_of_their_own_and_the_same_each_time(document):
     figures = draw_figures(document)
     assert {"roc_all_sites", "roc_Iran_Hamadan_UCI", "comparison", "convergence", "participation"} <= set(figures)
     assert "roc_Johns_Hopkins" not in figures
-    for name, svg in figures.items():
-        root = ET.fromstring(svg)
+    for name, drawing in figures.items():
+        root = ET.fromstring(drawing.svg)
         assert root.find("{http://www.w3.org/2000/svg}title").text, name
-        assert "var(--" not in svg
-    assert figures == draw_figures(document)
+        assert "var(--" not in drawing.svg
+        assert drawing.pdf.startswith(b"%PDF")
+    again = draw_figures(document)
+    assert {name: (d.svg, d.pdf) for name, d in figures.items()} == {name: (d.svg, d.pdf) for name, d in again.items()}
 
 
 @pytest.mark.parametrize(
