@@ -162,8 +162,8 @@ class MultimodalNetwork(PatientNetwork):
         return [stream.contents(batch, share) for stream, share in self._shares(modalities)]
 
     def logits_of(self, batch: PatientBatch, contents: list[Tensor], modalities: Tensor) -> Tensor:
-        """``logits`` of ``contents`` in place of the patients' own ones, which may be of more than ``modalities``; neither pixels
-        nor values of ``batch`` are looked at."""
+        """``logits`` of ``contents`` in place of the patients' own ones, which may be of more than ``modalities``; neither
+        pixels nor values of ``batch`` are looked at."""
         parts = zip(self._shares(modalities), contents, strict=True)
         return self.classify(self.fuse([stream.assemble(batch, content, share) for (stream, share), content in parts]))
 

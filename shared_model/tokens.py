@@ -169,7 +169,8 @@ class TableTokens(nn.Module):
     def contents(self, batch: PatientBatch, modalities: Tensor) -> Tensor:
         """What the values of all variables put into their tokens, ``[B, N + K, D]``; ``modalities`` change nothing."""
         row, factor = self._rows(batch, self._variables(batch))
-        return factor[:, :, None] * self.value(row)
+        put_in: Tensor = factor[:, :, None] * self.value(row)
+        return put_in
 
     def mean_contents(self) -> Tensor:
         """``contents`` of the mean of the training patients, ``[N + K, D]``: numeric variables at their mean, categorical ones

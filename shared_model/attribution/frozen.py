@@ -52,8 +52,8 @@ class Frozen:
         pictures: Tensor | None = None,
         rows: Tensor | None = None,
     ) -> Tensor:
-        """Log odds ``[b]`` of the patients ``rows`` int64 ``[b]`` (all), with other ``modalities`` ``[b, A]`` (those they have),
-        ``table`` ``[b, J, D]`` or features of ``pictures`` ``[b, V, G * G, features]`` than their own."""
+        """Log odds ``[b]`` of the patients ``rows`` int64 ``[b]`` (all), with other ``modalities`` ``[b, A]`` (those that they
+        have), ``table`` ``[b, J, D]`` or features of ``pictures`` ``[b, V, G * G, features]`` than their own."""
         batch, contents, present = self.batch, list(self.contents), self.present
         if rows is not None:
             batch = replace(batch, **{f.name: getattr(batch, f.name)[rows] for f in fields(batch)})

@@ -24,8 +24,8 @@ Method = Literal["grad_cam", "grad_cam_plus_plus", "integrated_gradients", "occl
 METHODS: tuple[Method, ...] = get_args(Method)
 
 _SMALLEST_MAP = 7  # places a side: a coarser layer could not tell a lesion from its rim
-_GRADIENT_STEPS = 16
-_WINDOW = 4  # a side of the picture over a side of what is occluded, which moves by half of its own side
+_GRADIENT_STEPS = 10
+_WINDOW = 4  # a side of the picture over a side of what is occluded, which moves by three quarters of its own side
 _BLUR = 8  # a side of the picture over the blur's standard deviation
 
 
@@ -67,7 +67,7 @@ def occlusion(network: MultimodalNetwork, batch: PatientBatch) -> Tensor:
     assert network.image_tokens is not None
     frozen, visible = Frozen.of(network, batch), shown(network, batch)
     side = batch.images.shape[-1]
-    window, step = max(2, side // _WINDOW), max(1, side // (2 * _WINDOW))
+    window, step = max(4, side // _WINDOW), max(3, 3 * side // (4 * _WINDOW))
     whole, smooth = frozen.logits(), blurred(batch.images)
     result, times = torch.zeros_like(batch.images[:, :, 0]), torch.zeros(side, side, device=whole.device)
     for top in range(0, side - window + 1, step):
@@ -87,6 +87,8 @@ def occlusion(network: MultimodalNetwork, batch: PatientBatch) -> Tensor:
 
 def _integrated_gradients(network: MultimodalNetwork, batch: PatientBatch) -> Tensor:
     """From the blurred pictures to the pictures; summed over channels."""
+    if not shown(network, batch).any():
+        return torch.zeros_like(batch.images[:, :, 0])
     images = batch.images.detach().requires_grad_(True)
     rows = torch.arange(len(batch), device=images.device)
     present = network.present(batch)
@@ -101,7 +103,11 @@ def _integrated_gradients(network: MultimodalNetwork, batch: PatientBatch) -> Te
 
     method = IntegratedGradients(forward, multiply_by_inputs=True)
     found: Tensor = method.attribute(
-        images, blurred(batch.images), additional_forward_args=rows, n_steps=_GRADIENT_STEPS, internal_batch_size=32 * len(batch)
+        images,
+        blurred(batch.images),
+        additional_forward_args=rows,
+        n_steps=_GRADIENT_STEPS,
+        internal_batch_size=32 * len(batch),
     )
     return found.sum(dim=2).detach()
 
@@ -117,10 +123,7 @@ def _grad_cam(network: MultimodalNetwork, batch: PatientBatch, *, direction: Ten
     features = next((layer for layer in reversed(layers) if layer.shape[2] >= _SMALLEST_MAP), layers[-1])  # [M, D, h, w]
     (gradient,) = torch.autograd.grad((logits * direction).sum(), features)
     features = features.detach()
-    if plus_plus:
-        weight = _plus_plus(features, gradient)
-    else:
-        weight = gradient.mean(dim=(2, 3), keepdim=True)
+    weight = _plus_plus(features, gradient) if plus_plus else gradient.mean(dim=(2, 3), keepdim=True)
     maps = torch.relu((weight * features).sum(dim=1))  # [M, h, w]
     result = maps.new_zeros(*visible.shape, *maps.shape[1:]).masked_scatter(visible[:, :, None, None], maps)
     return _upsampled(result, batch.images.shape[-1])

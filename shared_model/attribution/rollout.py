@@ -92,4 +92,5 @@ def _weights(query: Tensor, source: Projections) -> Tensor:
     scores = query @ source.key.transpose(2, 3) / query.shape[3] ** 0.5  # [B, h, T, S]
     if source.mask is not None:
         scores = scores.masked_fill(~source.mask[:, None, None, :], -torch.inf)
-    return scores.softmax(dim=3).mean(dim=1)
+    weights: Tensor = scores.softmax(dim=3).mean(dim=1)
+    return weights

@@ -73,7 +73,7 @@ def sampled_shapley(
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         method = ShapleyValueSampling(lambda table: frozen.logits(table=table).double())
-        values = method.attribute(frozen.table.double(), mean.double(), feature_mask=token, n_samples=orders)
+        values = method.attribute(frozen.table, mean, feature_mask=token, n_samples=orders)
     # Captum gives each element of a token the whole token's contribution.
     return _attribution(frozen, protocol, to_numpy(values[:, :, 0]), mean)
 
@@ -101,12 +101,11 @@ def logistic_terms(network: LogisticNetwork, batch: PatientBatch, *, protocol: S
     ]
     with torch.no_grad():
         terms = to_numpy(network.features(batch)) * to_numpy(network.head.weight)  # [B, F]
-        logit = to_numpy(network(batch))
-    values = np.zeros((len(batch), len(names)))
-    np.add.at(values, (slice(None), np.array(owner)), terms)
+        bias = float(network.head.bias.item())
+    values = terms @ (np.array(owner)[:, None] == np.arange(len(names))).astype(np.float64)  # [B, variables]
     order = [names.index(name) for name in variable_names(protocol)]
-    reference = np.full(len(batch), float(network.head.bias.item()))
-    return contributions(variable_names(protocol), values[:, order], logit=logit, reference=reference)
+    reference = np.full(len(batch), bias)
+    return contributions(variable_names(protocol), values[:, order], logit=terms.sum(axis=1) + bias, reference=reference)
 
 
 def _integrated(frozen: Frozen, protocol: StudyProtocol, *, steps: int) -> Attribution:
