@@ -14,20 +14,18 @@ from time import perf_counter
 import torch
 
 from client.cohort import StudyPatients, designed, load_cohort, pool
+from client.cohort.pseudonyms import site_pseudonyms
 from client.governance import disclosure
 from client.governance.budget import Ledger
 from client.governance.outbox import Outbox
 from client.governance.policy import Gate, asked
 from client.site_config import Policy, read_site
-from client.state import SiteState
+from client.state import SiteState, lasting
 from client.tasks import describe
 from client.tasks.compare import compare
 from client.tasks.evaluate import evaluate
-<<<<<<< HEAD
-from client.tasks.private_round import WITHHELD, train_within_budget
-=======
 from client.tasks.masked import NO_FILES, Asked, IdentityFiles, MaskedReplies
->>>>>>> main
+from client.tasks.private_round import PrivateRound, train_within_budget, with_privacy
 from client.tasks.train import train
 from client.tasks.workbench import Workbench
 from shared_model import messages
@@ -139,23 +137,7 @@ class Worker:
             case DescribeRequest():
                 return Message(self._describe(bench, task, started))
             case TrainRequest():
-                if bench.protocol.privacy.dp is not None:
-                    return self._train_privately(bench, request, vectors, state=state, started=started)
-                if self.policy.dp_required:
-                    raise RefusedError(FailureCode.TASK_NOT_ALLOWED, "training without differential privacy")
-                trained = train(bench, request, vectors, state=state)
-                if request.masking is not None:
-                    return self._masked.training(trained, request, Asked(bench.protocol, vectors, started))
-                reply = TrainReply(
-                    site=self.name,
-                    attempt=task.attempt,
-                    patients=trained.patients,
-                    steps=trained.local.steps,
-                    loss=trained.local.loss,
-                    tune=trained.tune,
-                    seconds=perf_counter() - started,
-                )
-                return Message(reply, trained.vectors)
+                return self._train(bench, request, vectors, state=state, started=started)
             case EvaluateRequest():
                 common, personal = evaluate(bench, request, vectors, state=state)
                 if request.masking is not None:
@@ -166,49 +148,64 @@ class Worker:
                 found = compare(self.cohort(bench.protocol), request, bench.protocol, directory=self._of_run)
                 return Message(CompareReply(self.name, task.attempt, **vars(found), seconds=perf_counter() - started))
 
-    def _train_privately(
+    def _train(
         self, bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector], *, state: SiteState, started: float
     ) -> Message[AnyRecord]:
-        done = train_within_budget(
+        private: PrivateRound | None = None
+        if bench.protocol.privacy.dp is not None:
+            private = self._train_privately(bench, request, vectors, state=state, started=started)
+        elif self.policy.dp_required:
+            raise RefusedError(FailureCode.TASK_NOT_ALLOWED, "training without differential privacy")
+        trained = private.trained if private else train(bench, request, vectors, state=state)
+        if request.masking is not None:
+            answer = self._masked.training(trained, request, Asked(bench.protocol, vectors, started))
+        else:
+            reply = TrainReply(
+                site=self.name,
+                attempt=request.task.attempt,
+                patients=trained.patients,
+                steps=trained.local.steps,
+                loss=trained.local.loss,
+                tune=trained.tune,
+                seconds=perf_counter() - started,
+            )
+            answer = Message(reply, trained.vectors)
+        return with_privacy(answer, private) if private else answer
+
+    def _train_privately(
+        self, bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector], *, state: SiteState, started: float
+    ) -> PrivateRound:
+        return train_within_budget(
             bench,
             request,
             vectors,
             state=state,
-            ledger=self._ledger,
+            ledger=Ledger(lasting(self._state, self.name), policy=self.policy),
             outbox=Outbox(self._of_run(request.task.run) / "outbox"),
             patients=self.cohort(bench.protocol).members,
             started=started,
         )
-        reply = TrainReply(
-            site=self.name,
-            attempt=request.task.attempt,
-            patients=done.trained.patients,
-            steps=done.trained.local.steps,
-            loss=None,
-            tune=done.trained.tune,
-            seconds=done.seconds,
-            privacy=done.spent,
-            suppressed=WITHHELD,
-        )
-        return Message(reply, done.trained.vectors)
 
     def _of_run(self, run: str) -> Path:
         return self._state / run / self.name
 
     def _describe(self, bench: Workbench, task: Task, started: float) -> DescribeReply:
-        moments, categories = describe.moments_and_counts(bench.tensors, bench.parts["train"], bench.protocol)
-        return DescribeReply(
+        protocol, of = bench.protocol, describe.described_part(bench.protocol)
+        moments, categories = describe.moments_and_counts(bench.tensors, bench.parts[of], protocol)
+        reply = DescribeReply(
             site=self.name,
             attempt=task.attempt,
             flow=bench.flow,
             parts=describe.part_counts(bench.tensors, bench.parts),
             moments=moments,
             categories=categories,
-            missing=describe.missing_counts(bench.tensors, bench.protocol),
-            modalities=describe.modality_counts(bench.tensors, bench.protocol),
+            missing=describe.missing_counts(bench.tensors, protocol),
+            modalities=describe.modality_counts(bench.tensors, protocol),
             seconds=perf_counter() - started,
-            keys=self._masked.sums(task.run).advertise() if bench.protocol.privacy.secure_sum else None,
+            keys=self._masked.sums(task.run).advertise() if protocol.privacy.secure_sum else None,
+            of=of,
         )
+        return describe.protecting_training_patients(reply) if protocol.privacy.dp else reply
 
 
 def _places(error: CohortError | ConfigurationError) -> str:
@@ -245,7 +242,9 @@ def open_site(config_path: Path, *, state: Path, threads: int | None = None) -> 
         if key not in kept:
             cohort = load_cohort(config, protocol, where=config_path)
             kept.clear()
-            kept[key] = StudyPatients(cohort.tensors, cohort.parts, cohort.flow, cohort.order, cohort.ratings)
+            pseudonyms = site_pseudonyms(config.site.name)
+            members = frozenset(map(pseudonyms.of, cohort.patients))
+            kept[key] = StudyPatients(cohort.tensors, cohort.parts, cohort.flow, cohort.order, cohort.ratings, members)
         return designed(kept[key], protocol, site=config.site.name)
 
     return Worker(

@@ -40,6 +40,7 @@ class RoundInProgress:
             update_norm=admission.update_norm(message),
             tune=record.tune,
             suppressed=record.suppressed,
+            privacy=record.privacy,
         )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode
 from shared_model.messages import CompareReply, DescribeReply, EvaluateReply
+from shared_model.privacy_spent import PrivacySpent
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import Normalization, Performance
 
@@ -27,7 +28,8 @@ class SiteFailure:
 @dataclass(frozen=True)
 class SiteRound:
     """What a counted training reply said, without its vectors. ``tune`` is of the model *before* this round's training.
-    ``loss`` and ``tune`` are ``None`` where the site ``suppressed`` them."""
+    ``loss`` and ``tune`` are ``None`` where the site ``suppressed`` them. ``privacy`` is what the site states of its patients'
+    budget after the round, ``None`` without differential privacy."""
 
     patients: int
     loss: float | None
@@ -36,6 +38,7 @@ class SiteRound:
     update_norm: float
     tune: Performance | None
     suppressed: tuple[Suppression, ...] = ()
+    privacy: PrivacySpent | None = None
 
 
 @dataclass(frozen=True)

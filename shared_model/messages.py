@@ -19,6 +19,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode, MessageError
 from shared_model.masking import Words
+from shared_model.paired import PairedComparison
+from shared_model.privacy_spent import PrivacySpent
+from shared_model.readings import Reading
 from shared_model.secure_records import (
     Advertisement,
     Digest,
@@ -29,9 +32,6 @@ from shared_model.secure_records import (
     Signature,
     SiteName,
 )
-from shared_model.paired import PairedComparison
-from shared_model.readings import Reading
-from shared_model.privacy_spent import PrivacySpent
 from shared_model.summaries import CategoryCounts, CohortFlow, Moments, Normalization, PartCounts, Performance, Record
 
 Vector = NDArray[np.float32]  # [D]
@@ -170,8 +170,8 @@ class CompareRequest(Record):
 
 @dataclass(frozen=True)
 class DescribeReply(Record):
-    """A site's cohort. ``moments`` and ``categories`` are of training patients, by variable; ``missing`` counts patients
-    of all parts without a value; ``modalities`` counts patients with anything of a modality. A count of ``None``, and
+    """A site's cohort. ``moments`` and ``categories`` are of the patients of part ``of``, by variable; ``missing`` counts
+    patients of all parts without a value; ``modalities`` counts patients with anything of a modality. A count of ``None``, and
     moments and categories of nobody, may have been ``suppressed``."""
 
     VECTORS: ClassVar[frozenset[str]] = frozenset()
@@ -184,6 +184,7 @@ class DescribeReply(Record):
     missing: dict[str, Count | None]
     modalities: dict[str, Count | None]
     seconds: Seconds
+    of: Part = "train"
     suppressed: tuple[Suppression, ...] = ()
     keys: Advertisement | None = None
     kind: Literal["describe_reply"] = "describe_reply"
@@ -194,13 +195,9 @@ class TrainReply(Record):
     """Vectors: ``update``, trained minus received parameters ``[D]``; ``control``, change of the site's control variate.
 
     ``patients`` trained on, ``loss`` their mean training loss; ``tune`` the received model on tuning patients, ``None``
-<<<<<<< HEAD
-    without any. Loss and ``tune`` are also ``None`` where they are ``suppressed``. ``privacy`` is what the site states of the
-    run's cost, ``None`` without differential privacy.
-=======
     without any. Loss and ``tune`` are also ``None`` where they are ``suppressed``. In a secure sum vectors, loss and what
-    adds up of ``tune`` are masked, and ``masks`` goes with them.
->>>>>>> main
+    adds up of ``tune`` are masked, and ``masks`` goes with them. ``privacy`` is what the site states of the run's cost,
+    ``None`` without differential privacy.
     """
 
     VECTORS: ClassVar[frozenset[str]] = frozenset({"update", "control"})

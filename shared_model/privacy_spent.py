@@ -9,8 +9,8 @@ from shared_model.summaries import Record
 
 @dataclass(frozen=True)
 class PrivacySpent(Record):
-    """``epsilon`` is what this run has cost, ``epsilon_total`` what all runs of all studies have, both at ``delta``; ``limit`` is
-    the site's own. ``planned`` is what the run would cost if it went on to its last round.
+    """``epsilon`` is what this run has cost, ``epsilon_total`` what all runs of all studies have, both at ``delta``; ``limit``
+    is the site's own. ``planned`` is what the run would cost if it went on to its last round.
 
     ``noise_multiplier``, ``sampling_rate`` and ``steps`` (so far) are from where the numbers follow; none of them depends on
     what a patient's values are.

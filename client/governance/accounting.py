@@ -17,7 +17,7 @@ from client.training.private import Mechanism
 from shared_model.protocol_privacy import AccountantName
 
 # Beyond this noise an update holds next to nothing of the patients: what is left of a budget is too little to use.
-LARGEST_NOISE = 100.0
+LARGEST_NOISE = 30.0
 _ORDERS = [*RDPAccountant.DEFAULT_ALPHAS, 64, 128, 256, 512, 1024]
 _CLOSE_ENOUGH = 1.003  # noise multipliers are found to this factor
 _NARROWER = 0.8  # the numerical bound asks for at least this share of the noise that Renyi's bound asks for

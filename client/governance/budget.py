@@ -88,8 +88,8 @@ class Ledger:
     # Before a round
 
     def noise(self, protocol: StudyProtocol, *, run: str, planned: Mechanism, patients: Collection[str]) -> float:
-        """The noise multiplier of every round of ``run``: fixed at its first round, from the limit, the delta and the rounds that
-        the protocol plans. ``planned`` is one round, its noise not yet known; ``patients`` are pseudonyms of the cohort.
+        """The noise multiplier of every round of ``run``: fixed at its first, from the limit, the delta and the rounds that the
+        protocol plans. ``planned`` is one round, its noise not yet known; ``patients`` are pseudonyms of the cohort.
 
         Raises:
             RefusedError: ``BUDGET_EXCEEDED`` if no useful noise keeps the planned rounds within the budget.
@@ -112,8 +112,8 @@ class Ledger:
         if found is None:
             raise RefusedError(
                 FailureCode.BUDGET_EXCEEDED,
-                f"spent {self._epsilon(spent, dp):.3f} of {self.policy.epsilon_limit:g}: {rounds} rounds would not fit into the "
-                f"rest with a noise multiplier up to {LARGEST_NOISE:g}",
+                f"spent {self._epsilon(spent, dp):.3f} of {self.policy.epsilon_limit:g}: {rounds} rounds would not fit into "
+                f"the rest with a noise multiplier up to {LARGEST_NOISE:g}",
             )
         cost = self._epsilon([replace(whole, noise_multiplier=found)], dp)
         row = (run, protocol.sha256, protocol.study.name, rounds, found, planned.sampling_rate, planned.steps, cost)
@@ -192,9 +192,7 @@ class Ledger:
         with self._transaction() as database:
             sets = dict(database.execute("SELECT fingerprint, members FROM patients").fetchall())
             charges = list(_charges(database))
-        histories = [
-            [c.mechanism for c in charges if not _disjoint(sets[c.patients], members)] for members in sets.values()
-        ]
+        histories = [[c.mechanism for c in charges if not _disjoint(sets[c.patients], members)] for members in sets.values()]
         return max((epsilon(h, delta=self.policy.delta, accountant=accountant) for h in histories), default=0.0)
 
     def statement(self, protocol: StudyProtocol, mechanism: Mechanism, *, run: str, patients: Collection[str]) -> PrivacySpent:
@@ -239,7 +237,9 @@ class Ledger:
         mine = [c.mechanism for c in _charges(database) if c.run == run and c.protocol_sha256 == protocol.sha256]
         of_study = self._epsilon([*mine, mechanism], dp)
         if of_study > dp.epsilon:
-            raise RefusedError(FailureCode.BUDGET_EXCEEDED, f"with this round {of_study:.3f}, the study's own is {dp.epsilon:g}")
+            raise RefusedError(
+                FailureCode.BUDGET_EXCEEDED, f"with this round {of_study:.3f}, the study's own is {dp.epsilon:g}"
+            )
 
     def _history(self, patients: Collection[str]) -> list[Mechanism]:
         with self._transaction() as database:

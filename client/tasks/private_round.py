@@ -18,12 +18,11 @@ from client.training.private import Mechanism, sampling_rate
 from shared_model.crashpoints import crashpoint
 from shared_model.disclosure import Suppression, Why
 from shared_model.errors import ConfigurationError, FailureCode, Fault, RefusedError
-from shared_model.messages import Message, TrainRequest, Vector, encode
+from shared_model.messages import AnyRecord, Message, TrainReply, TrainRequest, Vector, encode
 from shared_model.privacy_spent import PrivacySpent
 from shared_model.summaries import Performance, Record
 
-# What a private round keeps to itself; the center finds these words in the reply.
-WITHHELD = (Suppression("training loss", Why.PRIVATE),)
+_WITHHELD = Suppression("training loss", Why.PRIVATE)
 _SENT, _KEPT = "sent.", "kept."
 
 
@@ -84,9 +83,7 @@ def train_within_budget(
     ledger.require(bench.protocol, mechanism, run=task.run, patients=patients)
 
     def charge(reply: str | None) -> None:
-        ledger.charge(
-            bench.protocol, mechanism, run=task.run, round_=task.round, patients=patients, request=asked, reply=reply
-        )
+        ledger.charge(bench.protocol, mechanism, run=task.run, round_=task.round, patients=patients, request=asked, reply=reply)
 
     try:
         trained = one_round(bench, request, vectors, state=state, noise=noise)
@@ -100,11 +97,20 @@ def train_within_budget(
     crashpoint("round.noise_drawn")
     spent = ledger.statement(bench.protocol, mechanism, run=task.run, patients=patients)
     private = PrivateRound(trained, spent, perf_counter() - started)
-    charge(outbox.put(task.round, *_packed(private)))
+    kept, record = _packed(private)
+    charge(outbox.put(task.round, kept, record=record))
     remember(trained, request, state)
     crashpoint("round.remembered")
     outbox.drop_before(task.round)
     return private
+
+
+def with_privacy(answer: Message[AnyRecord], private: PrivateRound) -> Message[AnyRecord]:
+    """``answer``, a training reply, with what the round has cost; a round given out again says the same as the first time."""
+    assert isinstance(answer.record, TrainReply)
+    suppressed = (*answer.record.suppressed, _WITHHELD)
+    record = replace(answer.record, seconds=private.seconds, privacy=private.spent, suppressed=suppressed)
+    return replace(answer, record=record)
 
 
 def _mechanism(bench: Workbench) -> Mechanism:

@@ -78,7 +78,9 @@ def one_round(
     if own_model is not None:
         bench.spec.load(bench.network, received)
     correction = _correction(bench, vectors, kept)
-    local = _train(bench, request, correction, purpose="train") if noise is None else _privately(bench, request, correction, noise)
+    local = (
+        _train(bench, request, correction, purpose="train") if noise is None else _privately(bench, request, correction, noise)
+    )
     update = bench.spec.to_vector(bench.network) - received
     sent, remembered = {"update": update}, {}
     if rule == "scaffold":

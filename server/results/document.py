@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 from server.records import Arm, RoundRecord, RunRecord
 from server.results import scored
 from shared_model import metrics
 from shared_model.disclosure import performance_on
+from shared_model.errors import FailureCode
 from shared_model.messages import DescribeReply
+from shared_model.privacy_spent import PrivacySpent
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import CategoryCounts, Moments, Performance, ScoreHistogram, ScoreSums, ThresholdCounts
 
@@ -93,6 +96,7 @@ def _site(name: str, record: RunRecord, arms: Sequence[Arm]) -> Json:
             for failure in record.failures
             if failure.site == name
         ],
+        "privacy": _privacy(name, record),
         "suppressed": _suppressed(name, record),
         "metrics": result["metrics"],
         "not_estimable": result["not_estimable"],
@@ -107,6 +111,18 @@ def _site(name: str, record: RunRecord, arms: Sequence[Arm]) -> Json:
         elif arm.kind != "local" and name in arm.test:
             site[arm.kind] = scored.at_site(arm.test[name])
     return site
+
+
+def _privacy(name: str, record: RunRecord) -> Json | None:
+    """What the site last stated of its patients' budget, and the rounds that it refused for it; None without differential
+    privacy. A site whose every round was lost has stated nothing: its numbers are null, though it may have spent something."""
+    if record.protocol.privacy.dp is None:
+        return None
+    stated = [row.sites[name].privacy for row in record.rounds if name in row.sites]
+    last = next((spent for spent in reversed(stated) if spent), None)
+    refused = {f.round for f in record.failures if f.site == name and f.code is FailureCode.BUDGET_EXCEEDED}
+    numbers = asdict(last) if last else {field.name: None for field in fields(PrivacySpent)}
+    return {**numbers, "refused_rounds": sorted(refused)}
 
 
 def _nobody(protocol: StudyProtocol) -> Performance:
