@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from server.commands import center, provision
 from shared_model.command_line import errors_to_exit_codes
 
 if TYPE_CHECKING:
@@ -102,6 +103,10 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> Non
 
         launch.report(run)
         typer.echo(f"report: {run / 'report.html'}")
+
+
+for topic in (provision, center):
+    topic.register(app)
 
 
 def _conclude(simulation: "Simulation", console: "Console", *, with_baselines: bool, as_json: bool = False) -> None:
