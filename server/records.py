@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode
 from shared_model.messages import DescribeReply, EvaluateReply
 from shared_model.protocol import StudyProtocol
@@ -25,14 +26,16 @@ class SiteFailure:
 
 @dataclass(frozen=True)
 class SiteRound:
-    """What a counted training reply said, without its vectors. ``tune`` is of the model *before* this round's training."""
+    """What a counted training reply said, without its vectors. ``tune`` is of the model *before* this round's training.
+    ``loss`` and ``tune`` are ``None`` where the site ``suppressed`` them."""
 
     patients: int
-    loss: float
+    loss: float | None
     steps: int
     seconds: float
     update_norm: float
     tune: Performance | None
+    suppressed: tuple[Suppression, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ class FederatedStudy:
             if site not in present and site not in self.descriptions:
                 self._fail(site, "describe", FailureCode.UNREACHABLE, "it did not connect in time")
         self._describe(site for site in present if site not in self.descriptions)
-        self._require_quorum(len(self.descriptions), "described themselves")
+        self._require_quorum(len(self.descriptions.keys() - set(self._external)), "described themselves")
         self._check_selection()
 
     def welcome(self) -> None:
@@ -343,7 +343,16 @@ class FederatedStudy:
 
     @property
     def _quorum(self) -> int:
-        return math.ceil(self.protocol.federation.quorum * len(self.journal.enrolled) - 1e-9)
+        return math.ceil(self.protocol.federation.quorum * len(self._partners) - 1e-9)
+
+    @property
+    def _external(self) -> tuple[str, ...]:
+        return self.protocol.evaluation.external
+
+    @property
+    def _partners(self) -> tuple[str, ...]:
+        """Enrolled sites that take part in training; the others are only described and evaluated."""
+        return tuple(site for site in self.journal.enrolled if site not in self._external)
 
     def _require_quorum(self, count: int, what: str, *, round_: int = 0) -> None:
         if count >= self._quorum:
@@ -351,7 +360,7 @@ class FederatedStudy:
         causes = {f.site: f.reason for f in self.journal.record().failures if f.round == round_}
         named = "; ".join(f"{site}: {reason}" for site, reason in sorted(causes.items()))
         raise StudyError(
-            f"only {count} of {len(self.journal.enrolled)} sites {what}, the protocol asks for {self._quorum} ({named}). "
+            f"only {count} of {len(self._partners)} sites {what}, the protocol asks for {self._quorum} ({named}). "
             "Mend those sites and give the same command again: it goes on from here."
         )
 
@@ -363,8 +372,11 @@ class FederatedStudy:
 
     def _check_selection(self) -> None:
         kind = self.protocol.evaluation.selection
-        patients = sum(described.parts["tune"].patients for described in self.descriptions.values())
-        positives = sum(described.parts["tune"].positives for described in self.descriptions.values())
+        tune = [described.parts["tune"] for described in self.descriptions.values()]
+        if any(counts.positives is None for counts in tune):
+            return  # rounds of which no site tells enough are not judged, and the last is taken
+        patients = sum(counts.patients for counts in tune)
+        positives = sum(counts.positives or 0 for counts in tune)
         usable = kind == "last" or (0 < positives < patients if kind == "auc" else patients > 0)
         if not usable:
             raise ConfigurationError(

@@ -32,7 +32,7 @@ QUIET = {
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
 }
 _VERSION = "0.1.0"  # of the app: part of its identity, so that a new release is a new app to install
-_APP = {
+_APP: dict[str, Any] = {
     "project": {"name": "consilium", "version": _VERSION, "description": "Consilium", "license": "Apache-2.0"},
     "tool": {
         "flwr": {

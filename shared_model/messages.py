@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
+from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode, MessageError
 from shared_model.summaries import CategoryCounts, CohortFlow, Moments, Normalization, PartCounts, Performance, Record
 
@@ -95,7 +96,8 @@ class EvaluateRequest(Record):
 @dataclass(frozen=True)
 class DescribeReply(Record):
     """A site's cohort. ``moments`` and ``categories`` are of training patients, by variable; ``missing`` counts patients
-    of all parts without a value; ``modalities`` counts patients with anything of a modality."""
+    of all parts without a value; ``modalities`` counts patients with anything of a modality. A count of ``None``, and
+    moments and categories of nobody, may have been ``suppressed``."""
 
     VECTORS: ClassVar[frozenset[str]] = frozenset()
     site: str
@@ -104,9 +106,10 @@ class DescribeReply(Record):
     parts: dict[Part, PartCounts]
     moments: dict[str, Moments]
     categories: dict[str, CategoryCounts]
-    missing: dict[str, Count]
-    modalities: dict[str, Count]
+    missing: dict[str, Count | None]
+    modalities: dict[str, Count | None]
     seconds: Seconds
+    suppressed: tuple[Suppression, ...] = ()
     kind: Literal["describe_reply"] = "describe_reply"
 
 
@@ -115,7 +118,7 @@ class TrainReply(Record):
     """Vectors: ``update``, trained minus received parameters ``[D]``; ``control``, change of the site's control variate.
 
     ``patients`` trained on, ``loss`` their mean training loss; ``tune`` the received model on tuning patients, ``None``
-    without any.
+    without any. Loss and ``tune`` are also ``None`` where they are ``suppressed``.
     """
 
     VECTORS: ClassVar[frozenset[str]] = frozenset({"update", "control"})
@@ -123,15 +126,17 @@ class TrainReply(Record):
     attempt: str
     patients: Count
     steps: Count
-    loss: float
+    loss: float | None
     tune: Performance | None
     seconds: Seconds
+    suppressed: tuple[Suppression, ...] = ()
     kind: Literal["train_reply"] = "train_reply"
 
 
 @dataclass(frozen=True)
 class EvaluateReply(Record):
-    """Performance on each part that has labelled patients. ``personal`` is of the site's own model (Ditto)."""
+    """Performance on each part that has labelled patients and is not ``suppressed``. ``personal`` is of the site's own model
+    (Ditto)."""
 
     VECTORS: ClassVar[frozenset[str]] = frozenset()
     site: str
@@ -139,6 +144,7 @@ class EvaluateReply(Record):
     parts: dict[Part, Performance]
     personal: dict[Part, Performance]
     seconds: Seconds
+    suppressed: tuple[Suppression, ...] = ()
     kind: Literal["evaluate_reply"] = "evaluate_reply"
 
 

@@ -12,6 +12,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from shared_model import config_file
 from shared_model.config_file import Strict
+from shared_model.protocol_comparators import Comparator
+from shared_model.protocol_design import Fold
+from shared_model.protocol_privacy import Privacy, conflict
 from shared_model.variables import Variable
 
 IMAGE_GROUP = "images"
@@ -213,17 +216,39 @@ class Federation(Strict):
 
 
 class Evaluation(Strict):
-    """How the model is judged; ``selection`` picks the best round on tuning patients of all sites together."""
+    """How the model is judged; ``selection`` picks the best round on tuning patients of all sites together.
+
+    ``risk_strata`` are the two probabilities that part low, intermediate and high risk; without them they follow from tuning
+    patients. Sites named ``external`` take no part in training or tuning: all their patients are tested. Under ``fold``, every
+    other site's are split anew.
+    """
 
     thresholds: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = (0.5,)
     histogram_bins: int = Field(default=200, ge=10, le=2000)
     selection: Literal["auc", "log_loss", "brier", "last"] = "auc"
     patience: int | None = Field(default=None, ge=1)  # stop after so many rounds without a better one
+    risk_strata: tuple[Fraction, Fraction] | None = None
+    external: tuple[Name, ...] = ()
+    fold: Fold | None = None
 
     @model_validator(mode="after")
     def _something_to_wait_for(self) -> Self:
         if self.patience is not None and self.selection == "last":
             raise ValueError('no patience where selection = "last" || remove patience, or select by "auc"')
+        return self
+
+    @model_validator(mode="after")
+    def _strata_of_bins(self) -> Self:
+        if self.risk_strata is None:
+            return self
+        low, high = self.risk_strata
+        edges = tuple(round(cut * self.histogram_bins) / self.histogram_bins for cut in (low, high))
+        if not 0.0 < low < high < 1.0:
+            raise ValueError("risk_strata are [low, high] with 0 < low < high < 1 || mend the two numbers")
+        if max(abs(cut - edge) for cut, edge in zip((low, high), edges, strict=True)) > 1e-9:
+            raise ValueError(
+                f"risk_strata are edges of the {self.histogram_bins} bins in which scores are counted || use {list(edges)}"
+            )
         return self
 
 
@@ -236,7 +261,18 @@ class StudyProtocol(Strict):
     network: Network = Network()
     training: Training
     federation: Federation
+    privacy: Privacy = Privacy()
     evaluation: Evaluation = Evaluation()
+    comparators: dict[Name, Comparator] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _comparators_are_of_this_study(self) -> Self:
+        for name, comparator in self.comparators.items():
+            try:
+                comparator.check_against(self.variables)
+            except ValueError as error:
+                raise ValueError(f"comparators.{name}: {error}") from None
+        return self
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
@@ -265,6 +301,8 @@ class StudyProtocol(Strict):
             raise ValueError('momentum belongs to "sgd" || remove momentum, or use optimizer = "sgd"')
         if "norm" in self.federation.personal and kind == "logistic":
             raise ValueError('the logistic model has no normalisation layers || remove "norm" from personal')
+        if problem := conflict(self):
+            raise ValueError(problem)
         return self
 
     @property
@@ -282,6 +320,14 @@ class StudyProtocol(Strict):
         """One spelling of the protocol: defaults filled in, comments gone. The order of variables and views is kept, for
         it is the order of the network's parameters."""
         return self.model_dump_json()
+
+    @property
+    def base(self) -> Self:
+        """The protocol without what only says which of the patients are tested: one approval of it covers every fold, and
+        every run that leaves a site out."""
+        return self.model_copy(
+            update={"evaluation": self.evaluation.model_copy(update={"external": (), "fold": None})},
+        )
 
     @property
     def sha256(self) -> str:

@@ -38,17 +38,17 @@ def part_counts(tensors: CohortTensors, parts: Mapping[Part, Tensor]) -> dict[Pa
     return {part: PartCounts(len(index), int(labels[index].sum())) for part, index in parts.items()}
 
 
-def missing_counts(tensors: CohortTensors, protocol: StudyProtocol) -> dict[str, int]:
+def missing_counts(tensors: CohortTensors, protocol: StudyProtocol) -> dict[str, int | None]:
     """Patients without a value, by variable."""
     absent = {name: ~tensors.numeric_present[:, column] for column, name in enumerate(numeric_names(protocol))}
     absent |= {name: tensors.categorical[:, column] == ABSENT for column, name in enumerate(categorical_names(protocol))}
     return {name: int(absent[name].sum()) for name in protocol.variables}
 
 
-def modality_counts(tensors: CohortTensors, protocol: StudyProtocol) -> dict[str, int]:
+def modality_counts(tensors: CohortTensors, protocol: StudyProtocol) -> dict[str, int | None]:
     """Patients with at least one image or one value of each modality."""
     patients = len(tensors)
-    counts: dict[str, int] = {}
+    counts: dict[str, int | None] = {}
     if protocol.images:
         modality_of_view = [view.modality for view in protocol.images.views.values()]
         for modality in protocol.images.modalities:
