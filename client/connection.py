@@ -163,7 +163,7 @@ def _secure(center: Center, plain: socket.socket) -> ssl.SSLSocket:
 def _untrusted(center: Center, error: ssl.SSLCertVerificationError) -> _StopError:
     presented = _presented(center)
     issuer = presented.issuer.get_attributes_for_oid(NameOID.COMMON_NAME) if presented else []
-    by = f'a certificate signed by "{issuer[0].value}"' if issuer else "a certificate"
+    by = f'a certificate signed by "{issuer[0].value!s}"' if issuer else "a certificate"
     if error.verify_code == 10:  # X509_V_ERR_CERT_HAS_EXPIRED
         found = str(validity("the server certificate", presented)) if presented else "an expired certificate"
         remedy = "tell the center: consilium-center rotate FEDERATION; nothing changes here"

@@ -36,6 +36,7 @@ class Household:
         self._grace_s = grace_s
         self._mark = f"{_MARK}={token}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._starts: dict[str, int] = {}  # where in its log the output of the latest process begins
 
     def __enter__(self) -> Self:
         return self
@@ -60,6 +61,7 @@ class Household:
         if self._log(name).exists() and self._log(name).stat().st_size > LOG_LIMIT:
             self._log(name).replace(self._log(name).with_suffix(".log.1"))
         with self._log(name).open("ab") as log:
+            self._starts[name] = log.tell()
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *command],
                 cwd=folder,
@@ -89,10 +91,24 @@ class Household:
         if self.exit_code(name) is None:
             self._processes[name].send_signal(number)
 
+    def end(self, name: str) -> None:
+        """Ask the process ``name`` to end, and kill it if it has not within the household's grace."""
+        self.signal(name, signal.SIGTERM)
+        try:
+            self._processes[name].wait(self._grace_s)
+        except subprocess.TimeoutExpired:
+            self._processes[name].kill()
+            self._processes[name].wait()
+
     def tail(self, name: str, *, lines: int = 20) -> str:
-        """The last ``lines`` of what ``name`` printed."""
-        text = self._log(name).read_text(encoding="utf-8", errors="replace")
-        return "\n".join(text.splitlines()[-lines:])
+        """The last ``lines`` of what the latest process ``name`` printed."""
+        return "\n".join(self.output(name).splitlines()[-lines:])
+
+    def output(self, name: str) -> str:
+        """What the latest process ``name`` printed."""
+        with self._log(name).open("rb") as log:
+            log.seek(self._starts[name])
+            return log.read().decode(errors="replace")
 
     def _running(self) -> list["subprocess.Popen[bytes]"]:
         return [process for process in self._processes.values() if process.poll() is None]
