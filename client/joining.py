@@ -35,6 +35,7 @@ REJOIN_S = 65.0  # two missed heartbeats of 30 s, and a little
 STEP_S = 0.5
 BEAT_S = 5.0
 RETRY_S = 15.0
+REFUSALS = 4  # of a key that was never accepted, before this gives up; the center may be about to take it over
 WARN_EVERY_S = 86_400.0
 GRACE_S = 20.0
 _CONNECTED = "SuperNode ID:"
@@ -112,7 +113,7 @@ class _Connection:
         service = Service(SUPERNODE, [*prefix, *_command(joining)], pause_s=self._pause)
         self._supervisor = Supervisor(household, [service], folder=self._folder)
         self._connected = self._was_connected = False
-        self._restarts = 0
+        self._restarts = self._refusals = 0
         self._next_beat = self._next_warning = 0.0
         self._kit_stamp = joining.kit_file.stat().st_mtime_ns
 
@@ -174,11 +175,13 @@ class _Connection:
             if (wait := still_online_s(self._folder)) > 0:
                 self._say(f"the center still counts this site as online; trying again in {wait:.0f} s")
                 return wait
-            if not self._was_connected:
-                raise ConfigurationError([unknown_key(self._joining)])
             fault = unknown_key(self._joining)
-            self._say(f"{fault.found}. {fault.remedy}. Trying again in {REJOIN_S:.0f} s")
-            return REJOIN_S
+            self._refusals += 1
+            if not self._was_connected and self._refusals >= REFUSALS:
+                raise ConfigurationError([fault])
+            wait = REJOIN_S if self._was_connected else RETRY_S
+            self._say(f"{fault.found}. {fault.remedy}. Trying again in {wait:.0f} s")
+            return wait
         return RETRY_S
 
     def _follow_kit(self) -> None:

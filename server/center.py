@@ -117,7 +117,7 @@ class _Center:
                 self._look()
                 if self._healthy and not self._insecure:
                     self._registrar.step()
-                if self._healthy and not told:
+                if self._healthy and not told and (self._insecure or self._registrar.done_once):
                     told = True
                     on_ready(f"hospitals can connect to {self._settings.hosts[0]}:{self._settings.port}")
                 self._follow_certificate()

@@ -78,6 +78,7 @@ class Registrar:
         self._file = federation.state / NODES
         self._seen: frozenset[tuple[str, int]] = frozenset()
         self._next_check = 0.0
+        self.done_once = False  # whether SuperLink has been told everything since this process started
 
     def forget(self) -> None:
         """SuperLink was started: what it knows must be looked at again."""
@@ -90,6 +91,7 @@ class Registrar:
             if stamp != self._seen:
                 self._reconcile()
                 self._seen = stamp
+                self.done_once = True
             if monotonic() >= self._next_check:
                 self._next_check = monotonic() + SUCCESSOR_CHECK_S
                 self._retire()
@@ -114,7 +116,7 @@ class Registrar:
                 self._write(nodes)
 
     def _register(self, site: EnrolledSite, key: str) -> int:
-        file = self._federation.state / "register.pub"
+        file = self._federation.state.resolve() / "register.pub"
         file.write_text(key + "\n", encoding="ascii")
         try:
             return int(self._flwr("supernode", "register", str(file), "--name", site.site)["node-id"])
