@@ -10,13 +10,12 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
+from server.nodes import Node, read_nodes
 from server.provisioning import EnrolledSite, Federation, retire_done
 from shared_model.durable import write_durably
 from shared_model.errors import StudyError
@@ -34,27 +33,9 @@ log = logging.getLogger(__name__)
 Flwr = Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class Node:
-    """A registered key: the node that SuperLink made of it, its hospital, and whether it is accepted."""
-
-    node: int
-    site: str
-    accepted: bool
-
-
 def is_up(federation: Federation) -> bool:
     """Whether ``consilium-center up`` is at work in this folder."""
     return is_held(federation.state / LOCK)
-
-
-def read_nodes(file: Path) -> dict[str, Node]:
-    """Registered keys by their hash; empty before the first registration."""
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return {key: Node(int(row["node"]), str(row["site"]), bool(row["accepted"])) for key, row in rows.items()}
 
 
 def await_registration(federation: Federation, site: str, *, timeout_s: float = WAIT_S) -> str:
