@@ -11,6 +11,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -45,6 +46,15 @@ _COMPARISON: TypeAdapter[CompareReply] = TypeAdapter(CompareReply)
 _ROUND: TypeAdapter[RoundRecord] = TypeAdapter(RoundRecord)
 _FAILURE: TypeAdapter[SiteFailure] = TypeAdapter(SiteFailure)
 _NORMALIZATION: TypeAdapter[Normalization | None] = TypeAdapter(Normalization | None)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a run; ``at`` is ISO 8601 in UTC."""
+
+    at: str
+    kind: str
+    body: dict[str, Any]
 
 
 class Journal:
@@ -262,6 +272,11 @@ class Journal:
         """Events with a number above ``after``: number, kind, body."""
         rows = self._database.execute("SELECT id, kind, body FROM event WHERE id > ? ORDER BY id", (after,))
         return [(number, kind, json.loads(body)) for number, kind, body in rows]
+
+    def timeline(self) -> list[Event]:
+        """All events, oldest first."""
+        rows = self._database.execute("SELECT at, kind, body FROM event ORDER BY id")
+        return [Event(at, kind, json.loads(body)) for at, kind, body in rows]
 
     def record(self) -> RunRecord:
         """The whole run as it stands."""
