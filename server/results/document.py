@@ -20,14 +20,15 @@ SEQUENTIAL_ENGINE = "in-process"  # its sites compute one after another
 def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
     """The document of ``schema.json``; ``arms`` are the comparators of a simulation with baselines."""
     tested = {name: reply.parts["test"] for name, reply in record.evaluations.items() if "test" in reply.parts}
-    pooled = scored.over_sites(list(tested.values()))
+    together = record.summed.get("test") or metrics.pool(tested.values())
+    pooled = scored.over_sites(list(tested.values()), together=together)
     document: Json = {
         "schema_version": SCHEMA_VERSION,
         "study": _study(record.protocol),
         "protocol": record.protocol.model_dump(mode="json"),
         "run": _run(record),
         "sites": {name: _site(name, record, arms) for name in record.enrolled},
-        "pooled": {**pooled, "roc": scored.roc_curve(metrics.pool(tested.values()))},
+        "pooled": {**pooled, "roc": scored.roc_curve(together)},
     }
     for kind in ("central", "logistic"):
         for arm in arms:
