@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.records import Arm, RoundRecord, RunRecord
-from server.results import scored
+from server.results import privacy, scored
 from shared_model import metrics
 from shared_model.disclosure import performance_on
 from shared_model.messages import DescribeReply
@@ -37,6 +37,7 @@ def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
                 document[f"federated_vs_{kind}"] = scored.difference(pooled, document[kind])
     return {
         **document,
+        "privacy": {"secure_sum": privacy.secure_sum(record)},
         "rounds": [_round(record_of_round) for record_of_round in record.rounds],
         "timing": _timing(record),
         "traffic": {"bytes_down": record.traffic.bytes_down, "bytes_up": record.traffic.bytes_up},
@@ -180,13 +181,15 @@ def _categorical(counts: Mapping[str, CategoryCounts], name: str, categories: Se
 
 
 def _round(row: RoundRecord) -> Json:
-    """``selection`` judges the model that entered the round, ``loss`` is of training in it (weighted by patients)."""
+    """``selection`` judges the model that entered the round, ``loss`` is of training in it (weighted by patients). Of a secure
+    sum, loss and norm are known of all sites together only."""
     told = [(site.loss, site.patients) for site in row.sites.values() if site.loss is not None]
     patients = sum(patients for _, patients in told)
     return {
         "round": row.round,
         "selection": row.selection,
-        "loss": sum(loss * patients for loss, patients in told) / patients if patients else None,
+        "loss": row.summed.loss if row.summed else sum(x * n for x, n in told) / patients if patients else None,
+        "update_norm": row.summed.update_norm if row.summed else None,
         "wall_s": row.wall_s,
         "sites": {
             name: {
