@@ -252,6 +252,7 @@ class Policy(Strict):
     """What this hospital allows, whatever a study asks for."""
 
     minimum_patients: int = Field(default=10, ge=1)
+    minimum_cell: int = Field(default=5, ge=1)  # no count of fewer patients leaves in a table or a curve
     tasks: tuple[TaskName, ...] = ("describe", "train", "evaluate", "explain")
 
 

@@ -120,7 +120,7 @@ class Worker:
             )
             return Message(reply, trained.vectors)
         assert isinstance(request, EvaluateRequest)
-        common, personal = evaluate(bench, request, message.vectors, state=state)
+        common, personal = evaluate(bench, request, message.vectors, state=state, minimum_cell=self.policy.minimum_cell)
         seconds = perf_counter() - started
         return Message(EvaluateReply(self.name, task.attempt, parts=common, personal=personal, seconds=seconds))
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from server.assessment_admission import admit_assessment
 from shared_model import messages
 from shared_model.errors import FailureCode, MessageError, RefusedError
 from shared_model.messages import DescribeReply, Envelope, EvaluateReply, Failure, Message, Part, Reply, TrainReply
@@ -117,16 +118,18 @@ def admit_performance(performance: Performance, *, protocol: StudyProtocol, desc
     """
     histogram, sums = performance.histogram, performance.sums
     bins = protocol.evaluation.histogram_bins
-    if len(histogram.negatives) != bins or len(histogram.positives) != bins:
-        raise RefusedError(FailureCode.MALFORMED_REPLY, f"a histogram without the protocol's {bins} bins")
+    if histogram.bins != bins or not histogram.well_formed:
+        raise RefusedError(FailureCode.MALFORMED_REPLY, f"a histogram that is not on the protocol's {bins} bins")
     if tuple(counts.threshold for counts in performance.thresholds) != protocol.evaluation.thresholds:
         raise RefusedError(FailureCode.MALFORMED_REPLY, "thresholds that are not the protocol's")
     negatives = described.patients - described.positives
     totals = {(sums.count - sums.positives, sums.positives), (sum(histogram.negatives), sum(histogram.positives))}
     totals |= {(t.true_negative + t.false_positive, t.true_positive + t.false_negative) for t in performance.thresholds}
     cells = (*histogram.negatives, *histogram.positives)
-    if totals != {(negatives, described.positives)} or min(cells) < 0:
+    if totals != {(negatives, described.positives)} or min(cells, default=0) < 0:
         raise RefusedError(FailureCode.WRONG_COUNT, "performance of other patients than those described")
+    if performance.assessment is not None:
+        admit_assessment(performance.assessment, protocol=protocol, described=described)
 
 
 def update_norm(message: Message[Reply]) -> float:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from shared_model import config_file
 from shared_model.config_file import Strict
+from shared_model.protocol_evaluation import Evaluation
 from shared_model.variables import Variable
 
 IMAGE_GROUP = "images"
@@ -212,21 +213,6 @@ class Federation(Strict):
     max_update_norm: Positive = 1e3
 
 
-class Evaluation(Strict):
-    """How the model is judged; ``selection`` picks the best round on tuning patients of all sites together."""
-
-    thresholds: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = (0.5,)
-    histogram_bins: int = Field(default=200, ge=10, le=2000)
-    selection: Literal["auc", "log_loss", "brier", "last"] = "auc"
-    patience: int | None = Field(default=None, ge=1)  # stop after so many rounds without a better one
-
-    @model_validator(mode="after")
-    def _something_to_wait_for(self) -> Self:
-        if self.patience is not None and self.selection == "last":
-            raise ValueError('no patience where selection = "last" || remove patience, or select by "auc"')
-        return self
-
-
 class StudyProtocol(Strict):
     """All of a study. See README "Writing a study" for every key."""
 
@@ -265,7 +251,18 @@ class StudyProtocol(Strict):
             raise ValueError('momentum belongs to "sgd" || remove momentum, or use optimizer = "sgd"')
         if "norm" in self.federation.personal and kind == "logistic":
             raise ValueError('the logistic model has no normalisation layers || remove "norm" from personal')
+        self._check_subgroups()
         return self
+
+    def _check_subgroups(self) -> None:
+        for name, subgroup in self.evaluation.subgroups.items():
+            variable = self.variables.get(name)
+            if variable is None:
+                raise ValueError(f'subgroups are of variables, and "{name}" is none || name one of [variables]')
+            if (variable.kind == "numeric") != bool(subgroup.cuts):
+                raise ValueError(
+                    f'cuts make bands of a numeric variable, and "{name}" is {variable.kind} || give or remove cuts'
+                )
 
     @property
     def groups(self) -> tuple[str, ...]:

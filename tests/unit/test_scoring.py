@@ -6,7 +6,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from client.tasks.scoring import performance
 from shared_model.errors import FailureCode, RefusedError
-from shared_model.protocol import Evaluation
+from shared_model.protocol_evaluation import Evaluation
 
 EVALUATION = Evaluation(thresholds=(0.2, 0.5), histogram_bins=100)
 
