@@ -13,8 +13,9 @@ from pydantic import Field, model_validator
 
 from shared_model import config_file
 from shared_model.config_file import Strict
+from shared_model.disclosure import Rule
 from shared_model.messages import Part
-from shared_model.protocol import Fraction, Positive
+from shared_model.protocol_words import Fraction, Positive
 
 Scalar = str | int | float | bool
 TaskName = Literal["describe", "train", "evaluate", "explain"]
@@ -131,7 +132,8 @@ class Cohort(TableFormat):
     """The table of patients. ``patient_id`` = "#row" numbers the rows where the export has no identifier.
 
     ``where`` keeps rows whose column equals a value, is one of several, or lies between two numbers. ``require`` leaves
-    out, and counts, patients without a value of the variables named. ``date_order`` says how dates such as 03/04/2021 are
+    out, and counts, patients without a value of the variables named. ``comparators`` are mapped as variables are, from a column
+    each; they are never an input. ``date_order`` says how dates such as 03/04/2021 are
     meant, where a column does not show it.
 
     ``redcap_dictionary`` is REDCap's data dictionary (csv): its choices give codes a meaning, and fields named as a variable
@@ -143,6 +145,7 @@ class Cohort(TableFormat):
     label: Label
     where: dict[str, Scalar | tuple[Scalar, ...] | Between] = Field(default_factory=dict)
     variables: dict[str, Mapping] = Field(default_factory=dict)
+    comparators: dict[str, Mapping] = Field(default_factory=dict)
     require: tuple[str, ...] = ()
     long: Long | None = None
     date_order: Literal["dmy", "mdy"] | None = None
@@ -249,11 +252,23 @@ class Split(Strict):
 
 
 class Policy(Strict):
-    """What this hospital allows, whatever a study asks for."""
+    """What this hospital allows, whatever a study asks for.
+
+    ``epsilon_limit`` and ``delta`` bound what all studies together may learn of a training patient, for good;
+    with ``dp_required`` no study trains here without differential privacy.
+    """
 
     minimum_patients: int = Field(default=10, ge=1)
-    minimum_cell: int = Field(default=5, ge=1)  # no count of fewer patients leaves in a table or a curve
+    minimum_cell: int = Field(default=5, ge=1)
+    epsilon_limit: Positive = 8.0
+    delta: Annotated[float, Field(gt=0.0, lt=0.1)] = 1e-5
+    dp_required: bool = False
     tasks: tuple[TaskName, ...] = ("describe", "train", "evaluate", "explain")
+
+    @property
+    def rule(self) -> Rule:
+        """From how many patients on something may be said of them."""
+        return Rule(minimum_patients=self.minimum_patients, minimum_cell=self.minimum_cell)
 
 
 class SiteConfig(Strict):

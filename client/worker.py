@@ -7,23 +7,28 @@ quote a patient's file.
 
 import logging
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 
 import torch
 
-from client.cohort import StudyPatients, load_cohort, pool
-from client.site_config import Policy, TaskName, read_site
+from client.cohort import StudyPatients, designed, load_cohort, pool
+from client.governance import disclosure
+from client.governance.policy import Gate, asked
+from client.site_config import Policy, read_site
 from client.state import SiteState
 from client.tasks import describe
+from client.tasks.compare import compare
 from client.tasks.evaluate import evaluate
 from client.tasks.train import train
 from client.tasks.workbench import Workbench
-from shared_model import config_file, messages
+from shared_model import messages
 from shared_model.errors import CohortError, ConfigurationError, FailureCode, MessageError, RefusedError
 from shared_model.messages import (
     AnyRecord,
+    CompareReply,
+    CompareRequest,
     DescribeReply,
     DescribeRequest,
     Envelope,
@@ -35,6 +40,7 @@ from shared_model.messages import (
     Task,
     TrainReply,
     TrainRequest,
+    Vector,
 )
 from shared_model.protocol import StudyProtocol
 
@@ -50,19 +56,23 @@ class Worker:
         self.policy = policy
         self._load = load
         self._state = state
+        self._gate = Gate(name, policy)
         self._cohorts: dict[str, StudyPatients] = {}
         self._benches: dict[tuple[str, int], Workbench] = {}
 
     def handle(self, envelope: Envelope) -> Envelope:
         """Answer a request. Never raises: what goes wrong becomes a ``Failure`` with a neutral code."""
         started = perf_counter()
-        attempt = ""
+        request: Request | None = None
         try:
             message = messages.decode(envelope)
-            if not isinstance(message.record, Request):
-                raise RefusedError(FailureCode.PROTOCOL_MISMATCH, f"{message.record.kind} is no request")
-            attempt = message.record.task.attempt
-            return messages.encode(self._answer(message.record, message, started))
+            request = asked(message.record)
+            protocol = self._gate.admit(request)
+            bench = self.bench(protocol, seed=request.task.seed)
+            self._gate.admit_cohort(len(bench.tensors))
+            answer = self._carry_out(request, message.vectors, bench, started)
+            released = disclosure.release(answer, rule=self.policy.rule)
+            return messages.encode(released)
         except RefusedError as error:
             code, cause = error.code, error.detail
         except MessageError as error:
@@ -74,8 +84,8 @@ class Worker:
         except Exception as error:
             code, cause = FailureCode.INTERNAL, _trace(error)
         log.warning("site %s: %s: %s", self.name, code.value, cause)
-        failure = Failure(site=self.name, attempt=attempt, code=code, seconds=perf_counter() - started)
-        return messages.encode(Message(failure))
+        attempt = request.task.attempt if request else ""
+        return messages.encode(Message(Failure(self.name, attempt, code, seconds=perf_counter() - started)))
 
     def cohort(self, protocol: StudyProtocol) -> StudyPatients:
         """This site's patients as ``protocol`` sees them, kept in memory after the first call.
@@ -83,8 +93,8 @@ class Worker:
         Raises:
                 CohortError, ConfigurationError: the site's files do not fit its configuration, or that the protocol.
         """
-        # Only these parts of a protocol decide what the tensors are; a protocol that trains otherwise needs no reading anew.
-        key = repr((protocol.variables, protocol.images))
+        # Only these parts of a protocol decide what is loaded; a protocol that trains otherwise needs no loading anew.
+        key = repr((*_read(protocol), protocol.evaluation.external, protocol.evaluation.fold))
         if key not in self._cohorts:
             self._cohorts = {key: self._load(protocol)}
         return self._cohorts[key]
@@ -97,44 +107,37 @@ class Worker:
             self._benches = {key: bench}
         return self._benches[key]
 
-    def _answer(self, request: Request, message: Message[AnyRecord], started: float) -> Message[AnyRecord]:
+    def _carry_out(
+        self, request: Request, vectors: Mapping[str, Vector], bench: Workbench, started: float
+    ) -> Message[AnyRecord]:
+        """What ``request`` asks, done; the reply as it is before disclosure control."""
         task = request.task
-        protocol = self._admit(task, request.kind)
-        bench = self.bench(protocol, seed=task.seed)
-        if len(bench.tensors) < self.policy.minimum_patients:
-            allowed = self.policy.minimum_patients
-            raise RefusedError(FailureCode.TOO_FEW_PATIENTS, f"{len(bench.tensors)} patients, this site's minimum is {allowed}")
-        state = SiteState(self._state / task.run / self.name)
-        if isinstance(request, DescribeRequest):
-            return Message(self._describe(bench, task, started))
-        if isinstance(request, TrainRequest):
-            trained = train(bench, request, message.vectors, state=state)
-            reply = TrainReply(
-                site=self.name,
-                attempt=task.attempt,
-                patients=trained.patients,
-                steps=trained.local.steps,
-                loss=trained.local.loss,
-                tune=trained.tune,
-                seconds=perf_counter() - started,
-            )
-            return Message(reply, trained.vectors)
-        assert isinstance(request, EvaluateRequest)
-        common, personal = evaluate(bench, request, message.vectors, state=state, minimum_cell=self.policy.minimum_cell)
-        seconds = perf_counter() - started
-        return Message(EvaluateReply(self.name, task.attempt, parts=common, personal=personal, seconds=seconds))
+        state = SiteState(self._of_run(task.run))
+        match request:
+            case DescribeRequest():
+                return Message(self._describe(bench, task, started))
+            case TrainRequest():
+                trained = train(bench, request, vectors, state=state)
+                reply = TrainReply(
+                    site=self.name,
+                    attempt=task.attempt,
+                    patients=trained.patients,
+                    steps=trained.local.steps,
+                    loss=trained.local.loss,
+                    tune=trained.tune,
+                    seconds=perf_counter() - started,
+                )
+                return Message(reply, trained.vectors)
+            case EvaluateRequest():
+                common, personal = evaluate(bench, request, vectors, state=state, minimum_cell=self.policy.minimum_cell)
+                seconds = perf_counter() - started
+                return Message(EvaluateReply(self.name, task.attempt, parts=common, personal=personal, seconds=seconds))
+            case CompareRequest():
+                found = compare(self.cohort(bench.protocol), request, bench.protocol, directory=self._of_run)
+                return Message(CompareReply(self.name, task.attempt, **vars(found), seconds=perf_counter() - started))
 
-    def _admit(self, task: Task, kind: TaskName) -> StudyProtocol:
-        if task.site != self.name:
-            raise RefusedError(FailureCode.PROTOCOL_MISMATCH, f"a request for site {task.site!r}")
-        if kind not in self.policy.tasks:
-            raise RefusedError(FailureCode.TASK_NOT_ALLOWED, f"this site's policy does not allow {kind!r}")
-        if not task.run.replace("-", "").replace("_", "").isalnum():
-            raise RefusedError(FailureCode.PROTOCOL_MISMATCH, "a run identifier that is no identifier")
-        try:
-            return config_file.validate_json(task.protocol_json, StudyProtocol, where="the center's protocol")
-        except ConfigurationError as error:
-            raise RefusedError(FailureCode.PROTOCOL_MISMATCH, str(error)) from None
+    def _of_run(self, run: str) -> Path:
+        return self._state / run / self.name
 
     def _describe(self, bench: Workbench, task: Task, started: float) -> DescribeReply:
         moments, categories = describe.moments_and_counts(bench.tensors, bench.parts["train"], bench.protocol)
@@ -162,6 +165,11 @@ def _trace(error: Exception) -> str:
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
+def _read(protocol: StudyProtocol) -> tuple[object, ...]:
+    """The parts of a protocol that decide what is read of a site's files."""
+    return protocol.variables, protocol.images, protocol.comparators
+
+
 def open_site(config_path: Path, *, state: Path, threads: int | None = None) -> Worker:
     """The worker of the site that ``config_path`` describes; ``threads`` limits the CPU threads of this process.
 
@@ -172,9 +180,16 @@ def open_site(config_path: Path, *, state: Path, threads: int | None = None) -> 
     if threads is not None:
         torch.set_num_threads(threads)
 
+    kept: dict[str, StudyPatients] = {}
+
     def load(protocol: StudyProtocol) -> StudyPatients:
-        cohort = load_cohort(config, protocol, where=config_path)
-        return StudyPatients(cohort.tensors, cohort.parts, cohort.flow)
+        # Another fold, or another site left out, is another cut of the patients that were read already.
+        key = repr(_read(protocol))
+        if key not in kept:
+            cohort = load_cohort(config, protocol, where=config_path)
+            kept.clear()
+            kept[key] = StudyPatients(cohort.tensors, cohort.parts, cohort.flow, cohort.order, cohort.ratings)
+        return designed(kept[key], protocol, site=config.site.name)
 
     return Worker(
         config.site.name,

@@ -1,9 +1,12 @@
 """What is checked of a reply before it may count. A reply that fails is refused, by name and reason; the round goes on."""
 
+from collections.abc import Collection
+
 import numpy as np
 
 from server.assessment_admission import admit_assessment
 from shared_model import messages
+from shared_model.disclosure import Suppression, is_suppressed, performance_on
 from shared_model.errors import FailureCode, MessageError, RefusedError
 from shared_model.messages import DescribeReply, Envelope, EvaluateReply, Failure, Message, Part, Reply, TrainReply
 from shared_model.protocol import StudyProtocol
@@ -85,7 +88,9 @@ def admit_training(
     if record.patients != described.parts["train"].patients:
         found, known = record.patients, described.parts["train"].patients
         raise RefusedError(FailureCode.WRONG_COUNT, f"trained on {found} patients, but described {known}")
-    if record.tune is not None:
+    if record.tune is None:
+        _require_all({performance_on("tune")} if described.parts["tune"].patients else set(), record.suppressed)
+    else:
         admit_performance(record.tune, protocol=protocol, described=described.parts["tune"])
     return Message(record, vectors)
 
@@ -93,7 +98,8 @@ def admit_training(
 def admit_evaluation(
     message: Message[Reply], *, protocol: StudyProtocol, described: DescribeReply, parts: tuple[Part, ...]
 ) -> EvaluateReply:
-    """An evaluation of just the parts asked for, over the patients that the site described.
+    """An evaluation of just the parts asked for, over the patients that the site described. A part may be missing where the
+    site says that it is suppressed.
 
     Raises:
         RefusedError: with what is wrong.
@@ -102,8 +108,9 @@ def admit_evaluation(
     if not isinstance(record, EvaluateReply):
         raise RefusedError(FailureCode.MALFORMED_REPLY, f"a {record.kind} where an evaluation was asked for")
     filled = {part for part in parts if described.parts[part].patients}
-    if set(record.parts) != filled or not set(record.personal) <= filled:
+    if not set(record.parts) <= filled or not set(record.personal) <= filled:
         raise RefusedError(FailureCode.MALFORMED_REPLY, f"parts {sorted(record.parts)} where {sorted(filled)} were expected")
+    _require_all({performance_on(part) for part in filled - set(record.parts)}, record.suppressed)
     for models in (record.parts, record.personal):
         for part, result in models.items():
             admit_performance(result, protocol=protocol, described=described.parts[part])
@@ -122,6 +129,10 @@ def admit_performance(performance: Performance, *, protocol: StudyProtocol, desc
         raise RefusedError(FailureCode.MALFORMED_REPLY, f"a histogram that is not on the protocol's {bins} bins")
     if tuple(counts.threshold for counts in performance.thresholds) != protocol.evaluation.thresholds:
         raise RefusedError(FailureCode.MALFORMED_REPLY, "thresholds that are not the protocol's")
+    if described.positives is None:
+        raise RefusedError(
+            FailureCode.WRONG_COUNT, "performance on patients of whom the site does not tell how many are positive"
+        )
     negatives = described.patients - described.positives
     totals = {(sums.count - sums.positives, sums.positives), (sum(histogram.negatives), sum(histogram.positives))}
     totals |= {(t.true_negative + t.false_positive, t.true_positive + t.false_negative) for t in performance.thresholds}
@@ -129,7 +140,7 @@ def admit_performance(performance: Performance, *, protocol: StudyProtocol, desc
     if totals != {(negatives, described.positives)} or min(cells, default=0) < 0:
         raise RefusedError(FailureCode.WRONG_COUNT, "performance of other patients than those described")
     if performance.assessment is not None:
-        admit_assessment(performance.assessment, protocol=protocol, described=described)
+        admit_assessment(performance.assessment, protocol=protocol, patients=sums.count, positives=sums.positives)
 
 
 def update_norm(message: Message[Reply]) -> float:
@@ -137,5 +148,12 @@ def update_norm(message: Message[Reply]) -> float:
     return float(np.linalg.norm(message.vectors["update"].astype(np.float64)))
 
 
+def _require_all(missing: Collection[str], suppressed: Collection[Suppression]) -> None:
+    """What a reply lacks is what its site says that it suppressed."""
+    unsaid = sorted(what for what in missing if not is_suppressed(what, suppressed))
+    if unsaid:
+        raise RefusedError(FailureCode.MALFORMED_REPLY, f"without {', '.join(unsaid)}, and without a reason")
+
+
 def _consistent(counts: PartCounts) -> bool:
-    return 0 <= counts.positives <= counts.patients <= 10_000_000
+    return 0 <= (counts.positives or 0) <= counts.patients <= 10_000_000

@@ -8,10 +8,10 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from server.leash import die_with_parent
 from server.sites import Roster
 from server.study import conduct
 from shared_model.errors import ConsiliumError
+from shared_model.leash import die_with_parent
 
 app = ServerApp()
 

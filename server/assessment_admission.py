@@ -7,7 +7,6 @@ from shared_model.assessment import Assessment, Group, Recalibration
 from shared_model.errors import FailureCode, RefusedError
 from shared_model.protocol import StudyProtocol
 from shared_model.record import Estimate
-from shared_model.summaries import PartCounts
 
 METRICS = frozenset(
     {
@@ -20,13 +19,13 @@ _KINDS = frozenset({"intercept", "logistic"})
 _LONGEST = 120  # characters of a word of the site's own: it is shown in the report, and is no letter
 
 
-def admit_assessment(assessment: Assessment, *, protocol: StudyProtocol, described: PartCounts) -> None:
-    """Check that ``assessment`` is of the patients ``described``, in the protocol's words.
+def admit_assessment(assessment: Assessment, *, protocol: StudyProtocol, patients: int, positives: int) -> None:
+    """Check that ``assessment`` is of ``patients`` of whom ``positives`` have the outcome, in the protocol's words.
 
     Raises:
         RefusedError: ``WRONG_COUNT`` or ``MALFORMED_REPLY``.
     """
-    negatives, positives = described.patients - described.positives, described.positives
+    negatives = patients - positives
     for chosen in assessment.thresholds:
         counts = chosen.counts
         if (counts.true_negative + counts.false_positive, counts.true_positive + counts.false_negative) != (
@@ -37,7 +36,7 @@ def admit_assessment(assessment: Assessment, *, protocol: StudyProtocol, describ
         if not 0.0 < counts.threshold < 1.0:
             raise RefusedError(FailureCode.MALFORMED_REPLY, "a threshold that is no probability")
     for groups in (assessment.groups, assessment.modalities):
-        _admit_groups(groups, described)
+        _admit_groups(groups, patients, positives)
     if {group.variable for group in assessment.groups} - set(protocol.evaluation.subgroups):
         raise RefusedError(FailureCode.MALFORMED_REPLY, "subgroups that are not the protocol's")
     if {group.variable for group in assessment.modalities} - set(protocol.modalities):
@@ -49,18 +48,18 @@ def admit_assessment(assessment: Assessment, *, protocol: StudyProtocol, describ
     for curve in (assessment.calibration_curve, *(fitted.calibration_curve for fitted in assessment.recalibrated)):
         if any(not 0.0 <= share <= 1.0 for point in curve for share in (point.predicted, point.observed)):
             raise RefusedError(FailureCode.MALFORMED_REPLY, "a calibration curve beyond 0..1")
-        if sum(point.patients for point in curve) > described.patients or any(point.patients < 1 for point in curve):
+        if sum(point.patients for point in curve) > patients or any(point.patients < 1 for point in curve):
             raise RefusedError(FailureCode.WRONG_COUNT, "a calibration curve of other patients than those described")
     if any(len(word) > _LONGEST or not word.isprintable() for word in _words(assessment)):
         raise RefusedError(FailureCode.MALFORMED_REPLY, "words that are too long, or unprintable")
 
 
-def _admit_groups(groups: tuple[Group, ...], described: PartCounts) -> None:
+def _admit_groups(groups: tuple[Group, ...], everybody: int, positives: int) -> None:
     for _, levels in groupby(groups, key=lambda group: group.variable):
         counts = [(group.patients or 0, group.events or 0) for group in levels]
         fits = all(0 <= events <= patients for patients, events in counts)
         patients, events = (sum(column) for column in zip(*counts, strict=True))
-        if not fits or patients > described.patients or events > described.positives:
+        if not fits or patients > everybody or events > positives:
             raise RefusedError(FailureCode.WRONG_COUNT, "subgroups of more patients than those described")
 
 

@@ -22,6 +22,7 @@ from shared_model.messages import DescribeReply, Envelope, EvaluateReply, Evalua
 from shared_model.network import LogisticNetwork, build_network
 from shared_model.parameters import ParameterSpec
 from shared_model.protocol import AggregationRule, ClientRule, ServerOptimizer, StudyProtocol
+from shared_model.protocol_privacy import Privacy
 from shared_model.summaries import Normalization
 
 FOLDER = "baselines"
@@ -107,15 +108,17 @@ def make_arm(
 def alone(protocol: StudyProtocol, described: list[DescribeReply]) -> StudyProtocol:
     """``protocol`` for training at one place: plain rule, plain average, everything shared, own normalisation.
 
+    Nothing leaves that place, so no noise is added and no budget of a site is charged.
     Where a protocol counts steps, the one place takes as many as the ``described`` sites would have taken together. The
     last round is taken where the place has too few tuning patients to choose by.
     """
     patients = sum(d.parts["tune"].patients for d in described)
-    positives = sum(d.parts["tune"].positives for d in described)
+    positives = sum(d.parts["tune"].positives or 0 for d in described)
     choosable = 0 < positives < patients
     steps = protocol.training.steps
     return protocol.model_copy(
         update={
+            "privacy": Privacy(trainable=protocol.privacy.trainable),
             "training": protocol.training.model_copy(update={"steps": steps * len(described) if steps else None}),
             "federation": protocol.federation.model_copy(
                 update={
@@ -139,7 +142,8 @@ def fit_logistic(record: RunRecord, pooled: SiteWorker) -> tuple[StudyProtocol, 
     from sklearn.linear_model import LogisticRegression
 
     network_settings = record.protocol.network.model_copy(update={"kind": "logistic", "pretrained": None})
-    protocol = alone(record.protocol, list(record.descriptions.values())).model_copy(update={"network": network_settings})
+    settings = {"network": network_settings, "privacy": Privacy()}
+    protocol = alone(record.protocol, list(record.descriptions.values())).model_copy(update=settings)
     bench = pooled.bench(record.protocol, seed=record.seed)
     index = bench.parts["train"]
     normalization = pooled_normalization(record.descriptions.values(), protocol)

@@ -39,6 +39,7 @@ class RoundInProgress:
             seconds=record.seconds,
             update_norm=admission.update_norm(message),
             tune=record.tune,
+            suppressed=record.suppressed,
         )
 
 

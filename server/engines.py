@@ -11,9 +11,7 @@ import os
 import secrets
 import shutil
 import socket as sockets
-import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,36 +22,18 @@ from typing import Any
 
 import tomli_w
 
-from server.household import Household
+from shared_model import flower_home
 from shared_model.errors import ConfigurationError, Fault, StudyError
+from shared_model.household import Household
 
 STATE = "sites"  # folder of the run directory for what simulated sites remember
 START_TIMEOUT_S = 120.0
-COMMAND_TIMEOUT_S = 120.0
 STATUS_EVERY_S = 20.0  # asking Flower costs seconds of CPU; how a study ended is read from a file
 _LINK = "center"  # name of the SuperLink in Flower's configuration
-_QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # in spite of its name: Ray stays on loopback
     "RAY_AUTH_MODE": "token",
-}
-# The code is that of the installed package: what Flower ships to the sites is this description, and no module.
-_APP = {
-    "project": {"name": "consilium", "version": "0.1.0", "description": "Consilium", "license": "Apache-2.0"},
-    "tool": {
-        "flwr": {
-            "app": {
-                "publisher": "consilium",
-                "fab-include": ["README.md"],
-                "components": {"serverapp": "server.app:app", "clientapp": "client.app:app"},
-                "config": {"run-directory": "", "outcome": "", "sites": ""},
-            }
-        }
-    },
 }
 
 
@@ -198,7 +178,9 @@ class _Engine:
     def _check_running(self, run: str, outcome: Path) -> None:
         status = self._flwr("list", _LINK, "--run-id", run)["runs"][0]
         if status["status"].startswith("finished") and not outcome.exists():
-            log = self._command("log", run, _LINK, "--show").stdout.splitlines()[-20:]
+            log = flower_home.flwr(
+                "log", run, _LINK, "--show", folder=self.scratch, environment=self.household.environment
+            ).splitlines()[-20:]
             raise StudyError(
                 "\n".join([f"Flower ended the study: {status['status']} {status.get('status-details', '')}", *log])
             )
@@ -207,26 +189,7 @@ class _Engine:
         self.household.start(name, command, folder=self.scratch, environment=environment or {})
 
     def _flwr(self, *arguments: str) -> Any:
-        result = self._command(*arguments, "--format", "json")
-        try:
-            document = json.loads(result.stdout)
-        except ValueError:
-            document = {"error-message": result.stdout + result.stderr}
-        if not document.get("success"):
-            raise StudyError(f"flwr {arguments[0]} failed: {document.get('error-message')}")
-        return document
-
-    def _command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            ["flwr", *arguments],
-            cwd=self.scratch,
-            env=self.household.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_TIMEOUT_S,
-            check=False,
-        )
+        return flower_home.flwr_json(*arguments, folder=self.scratch, environment=self.household.environment)
 
 
 @contextmanager
@@ -238,36 +201,15 @@ def _engine(run_directory: Path) -> Iterator[_Engine]:
     try:
         (scratch / "secret").touch(mode=0o600)
         (scratch / "secret").write_text(secrets.token_hex(32), encoding="utf-8")
-        _write_app(scratch / "app")
+        flower_home.write_app(scratch / "app")
         [port] = _free_ports(1)
         link = {"superlink": {"default": _LINK, _LINK: {"address": f"127.0.0.1:{port}", "insecure": True}}}
         (scratch / "home").mkdir()
         (scratch / "home" / "config.toml").write_text(tomli_w.dumps(link), encoding="utf-8")
-        with Household(scratch / "logs", _environment(home=scratch / "home")) as household:
+        with Household(scratch / "logs", flower_home.environment(scratch / "home") | _RAY) as household:
             yield _Engine(run_directory, scratch, household, port)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _write_app(folder: Path) -> None:
-    folder.mkdir()
-    (folder / "pyproject.toml").write_text(tomli_w.dumps(_APP), encoding="utf-8")
-    (folder / "README.md").write_text("Consilium. The code is that of the installed package.\n", encoding="utf-8")
-
-
-def _environment(*, home: Path) -> dict[str, str]:
-    """That of this process, with Flower's commands in reach, its calls home off, and this very code importable."""
-    scripts = sysconfig.get_path("scripts")
-    if shutil.which("flower-superlink", path=scripts) is None:
-        fault = Fault("--engine", "", f"no flower-superlink in {scripts}", "Flower's commands", "pip install flwr==1.41.0")
-        raise ConfigurationError([fault])
-    environment = {**os.environ, **_QUIET, "FLWR_HOME": str(home)}
-    environment["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)])
-    source = Path(__file__).resolve().parents[1]
-    if (source / "pyproject.toml").exists():  # a source tree, which need not be installed
-        paths = [str(Path(path).resolve()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-        environment["PYTHONPATH"] = os.pathsep.join([*paths, str(source)])
-    return environment
 
 
 def _state(run_directory: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.torch import save
 
-from server import admission
+from server import admission, comparing
 from server.collecting import CONTROL, RoundInProgress, pooled_normalization
 from server.journal import Journal
 from server.optimizers import ServerOptimizer
@@ -24,6 +24,7 @@ from shared_model import messages
 from shared_model.durable import write_durably
 from shared_model.errors import ConfigurationError, FailureCode, Fault, RefusedError, StudyError
 from shared_model.messages import (
+    CompareRequest,
     DescribeReply,
     DescribeRequest,
     EvaluateRequest,
@@ -92,6 +93,7 @@ class FederatedStudy:
                 self.train_round()
         with self._phase("evaluate"):
             best = self.evaluate()
+            self.compare(best)
         self.export(best)
         self.journal.finish(best_round=best, stopped=stopped)
         self.journal.event("finished", best_round=best, stopped=stopped)
@@ -109,7 +111,7 @@ class FederatedStudy:
             if site not in present and site not in self.descriptions:
                 self._fail(site, "describe", FailureCode.UNREACHABLE, "it did not connect in time")
         self._describe(site for site in present if site not in self.descriptions)
-        self._require_quorum(len(self.descriptions), "described themselves")
+        self._require_quorum(len(self.descriptions.keys() - set(self._external)), "described themselves")
         self._check_selection()
 
     def welcome(self) -> None:
@@ -267,6 +269,24 @@ class FederatedStudy:
                 reply = admission.admit_evaluation(message, protocol=self.protocol, described=described, parts=JUDGED)
                 self.journal.add_evaluation(model, reply)
 
+    def compare(self, best: int) -> None:
+        """Let sites compare the model with clinicians' readings, and with the site's own model, where there are any."""
+        if not comparing.worth_comparing(self.protocol):
+            return
+        done = self.journal.comparisons()
+        requests = {}
+        for site, reply in self.journal.evaluations(best).items():
+            if "test" in reply.parts and site not in done:
+                models = comparing.own_models(run=self.journal.run, model=best, personal="test" in reply.personal)
+                task = self._task(site, "compare", best)
+                requests[site] = CompareRequest(task, first=comparing.FEDERATED, models=models)
+        for site, message in self._ask("compare", requests):
+            with self._refusing(site, "compare", best):
+                tested = self.descriptions[site].parts["test"].patients
+                asked = requests[site]
+                compared = comparing.admit_comparison(message, request=asked, protocol=self.protocol, patients=tested)
+                self.journal.add_comparison(compared)
+
     def export(self, best: int) -> None:
         """Write ``models/best.safetensors``: named tensors, with protocol and normalisation in its metadata."""
         weights = self.model.weights
@@ -343,7 +363,16 @@ class FederatedStudy:
 
     @property
     def _quorum(self) -> int:
-        return math.ceil(self.protocol.federation.quorum * len(self.journal.enrolled) - 1e-9)
+        return math.ceil(self.protocol.federation.quorum * len(self._partners) - 1e-9)
+
+    @property
+    def _external(self) -> tuple[str, ...]:
+        return self.protocol.evaluation.external
+
+    @property
+    def _partners(self) -> tuple[str, ...]:
+        """Enrolled sites that take part in training; the others are only described and evaluated."""
+        return tuple(site for site in self.journal.enrolled if site not in self._external)
 
     def _require_quorum(self, count: int, what: str, *, round_: int = 0) -> None:
         if count >= self._quorum:
@@ -351,7 +380,7 @@ class FederatedStudy:
         causes = {f.site: f.reason for f in self.journal.record().failures if f.round == round_}
         named = "; ".join(f"{site}: {reason}" for site, reason in sorted(causes.items()))
         raise StudyError(
-            f"only {count} of {len(self.journal.enrolled)} sites {what}, the protocol asks for {self._quorum} ({named}). "
+            f"only {count} of {len(self._partners)} sites {what}, the protocol asks for {self._quorum} ({named}). "
             "Mend those sites and give the same command again: it goes on from here."
         )
 
@@ -363,8 +392,11 @@ class FederatedStudy:
 
     def _check_selection(self) -> None:
         kind = self.protocol.evaluation.selection
-        patients = sum(described.parts["tune"].patients for described in self.descriptions.values())
-        positives = sum(described.parts["tune"].positives for described in self.descriptions.values())
+        tune = [described.parts["tune"] for described in self.descriptions.values()]
+        if any(counts.positives is None for counts in tune):
+            return  # rounds of which no site tells enough are not judged, and the last is taken
+        patients = sum(counts.patients for counts in tune)
+        positives = sum(counts.positives or 0 for counts in tune)
         usable = kind == "last" or (0 < positives < patients if kind == "auc" else patients > 0)
         if not usable:
             raise ConfigurationError(

@@ -15,12 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
+from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode, MessageError
+from shared_model.paired import PairedComparison
+from shared_model.readings import Reading
 from shared_model.summaries import CategoryCounts, CohortFlow, Moments, Normalization, PartCounts, Performance, Record
 
 Vector = NDArray[np.float32]  # [D]
 Part = Literal["train", "tune", "test"]
 Count = Annotated[int, Field(ge=0, le=10_000_000)]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Seconds = Annotated[float, Field(ge=0.0)]
 
 HEADER_LIMIT = 8 * 2**20
@@ -93,9 +97,32 @@ class EvaluateRequest(Record):
 
 
 @dataclass(frozen=True)
+class ScoredModel(Record):
+    """A model whose scores of its test patients a site keeps: that after round ``model`` of ``run``, or, if ``own``, the site's
+    own one of that time (Ditto)."""
+
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,160}$")]
+    model: Annotated[int, Field(ge=0)]
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class CompareRequest(Record):
+    """Compare models by the scores that the site keeps. Each has a name, and is one scored model, or one for each fold of a
+    cross-validation; ``first`` names the one with which the others, and the protocol's comparators, are compared."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    task: Task
+    first: ModelName
+    models: dict[ModelName, tuple[ScoredModel, ...]]
+    kind: Literal["compare"] = "compare"
+
+
+@dataclass(frozen=True)
 class DescribeReply(Record):
     """A site's cohort. ``moments`` and ``categories`` are of training patients, by variable; ``missing`` counts patients
-    of all parts without a value; ``modalities`` counts patients with anything of a modality."""
+    of all parts without a value; ``modalities`` counts patients with anything of a modality. A count of ``None``, and
+    moments and categories of nobody, may have been ``suppressed``."""
 
     VECTORS: ClassVar[frozenset[str]] = frozenset()
     site: str
@@ -104,9 +131,10 @@ class DescribeReply(Record):
     parts: dict[Part, PartCounts]
     moments: dict[str, Moments]
     categories: dict[str, CategoryCounts]
-    missing: dict[str, Count]
-    modalities: dict[str, Count]
+    missing: dict[str, Count | None]
+    modalities: dict[str, Count | None]
     seconds: Seconds
+    suppressed: tuple[Suppression, ...] = ()
     kind: Literal["describe_reply"] = "describe_reply"
 
 
@@ -115,7 +143,7 @@ class TrainReply(Record):
     """Vectors: ``update``, trained minus received parameters ``[D]``; ``control``, change of the site's control variate.
 
     ``patients`` trained on, ``loss`` their mean training loss; ``tune`` the received model on tuning patients, ``None``
-    without any.
+    without any. Loss and ``tune`` are also ``None`` where they are ``suppressed``.
     """
 
     VECTORS: ClassVar[frozenset[str]] = frozenset({"update", "control"})
@@ -123,15 +151,17 @@ class TrainReply(Record):
     attempt: str
     patients: Count
     steps: Count
-    loss: float
+    loss: float | None
     tune: Performance | None
     seconds: Seconds
+    suppressed: tuple[Suppression, ...] = ()
     kind: Literal["train_reply"] = "train_reply"
 
 
 @dataclass(frozen=True)
 class EvaluateReply(Record):
-    """Performance on each part that has labelled patients. ``personal`` is of the site's own model (Ditto)."""
+    """Performance on each part that has labelled patients and is not ``suppressed``. ``personal`` is of the site's own model
+    (Ditto)."""
 
     VECTORS: ClassVar[frozenset[str]] = frozenset()
     site: str
@@ -139,7 +169,24 @@ class EvaluateReply(Record):
     parts: dict[Part, Performance]
     personal: dict[Part, Performance]
     seconds: Seconds
+    suppressed: tuple[Suppression, ...] = ()
     kind: Literal["evaluate_reply"] = "evaluate_reply"
+
+
+@dataclass(frozen=True)
+class CompareReply(Record):
+    """``performances`` of each model on its test patients (of all folds together), ``comparisons`` of the first with each of
+    the others, and ``readings`` of the first beside each comparator. Models of other test patients are not compared."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    site: str
+    attempt: str
+    performances: dict[str, Performance]
+    comparisons: dict[str, PairedComparison]
+    readings: dict[str, Reading]
+    seconds: Seconds
+    suppressed: tuple[Suppression, ...] = ()
+    kind: Literal["compare_reply"] = "compare_reply"
 
 
 @dataclass(frozen=True)
@@ -154,8 +201,8 @@ class Failure(Record):
     kind: Literal["failure"] = "failure"
 
 
-Request = DescribeRequest | TrainRequest | EvaluateRequest
-Reply = DescribeReply | TrainReply | EvaluateReply | Failure
+Request = DescribeRequest | TrainRequest | EvaluateRequest | CompareRequest
+Reply = DescribeReply | TrainReply | EvaluateReply | CompareReply | Failure
 AnyRecord = Request | Reply
 
 

@@ -50,7 +50,8 @@ def build_network(protocol: StudyProtocol, *, normalization: Normalization | Non
     generator stays as it was.
 
     Args:
-        protocol: kind and sizes of the network, variables, views.
+        protocol: kind and sizes of the network, variables, views; parameters that it freezes need no gradient, and are no
+            part of what is federated.
         normalization: of the study or the site, as buffers. None where the network has no variables, and where only
             its parameters matter: until ``set_normalization`` the logits of a network with variables are NaN.
         seed: of the parameters, 0 or greater.
@@ -62,7 +63,10 @@ def build_network(protocol: StudyProtocol, *, normalization: Normalization | Non
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed accelerators, which are not forked
         if protocol.network.kind == "logistic":
             return LogisticNetwork(protocol, normalization=normalization)
-        return MultimodalNetwork(protocol, normalization=normalization)
+        network = MultimodalNetwork(protocol, normalization=normalization)
+    if protocol.privacy.trainable == "fusion_and_head" and network.image_tokens is not None:
+        network.image_tokens.encoder.requires_grad_(False)
+    return network
 
 
 class LogisticNetwork(PatientNetwork):

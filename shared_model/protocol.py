@@ -8,11 +8,14 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from shared_model import config_file
 from shared_model.config_file import Strict
+from shared_model.protocol_comparators import Comparator
 from shared_model.protocol_evaluation import Evaluation
+from shared_model.protocol_privacy import Privacy, conflict
+from shared_model.protocol_words import Fraction, Name, Positive
 from shared_model.variables import Variable
 
 IMAGE_GROUP = "images"
@@ -20,18 +23,6 @@ BMODE = "bmode"
 Encoder = Literal["small", "resnet18", "resnet50", "convnext_tiny", "efficientnet_b0", "vit_b_16"]
 
 Intensity = Literal["none", "range", "gamma", "depth"]
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-
-
-def _identifier(name: str) -> str:
-    if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
-        raise ValueError("letters, digits, '_' and '-' only || rename it")
-    return name
-
-
-Name = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_identifier)]
 
 
 class Study(Strict):
@@ -222,7 +213,18 @@ class StudyProtocol(Strict):
     network: Network = Network()
     training: Training
     federation: Federation
+    privacy: Privacy = Privacy()
     evaluation: Evaluation = Evaluation()
+    comparators: dict[Name, Comparator] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _comparators_are_of_this_study(self) -> Self:
+        for name, comparator in self.comparators.items():
+            try:
+                comparator.check_against(self.variables)
+            except ValueError as error:
+                raise ValueError(f"comparators.{name}: {error}") from None
+        return self
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
@@ -252,6 +254,8 @@ class StudyProtocol(Strict):
         if "norm" in self.federation.personal and kind == "logistic":
             raise ValueError('the logistic model has no normalisation layers || remove "norm" from personal')
         self._check_subgroups()
+        if problem := conflict(self):
+            raise ValueError(problem)
         return self
 
     def _check_subgroups(self) -> None:
@@ -279,6 +283,14 @@ class StudyProtocol(Strict):
         """One spelling of the protocol: defaults filled in, comments gone. The order of variables and views is kept, for
         it is the order of the network's parameters."""
         return self.model_dump_json()
+
+    @property
+    def base(self) -> Self:
+        """The protocol without what only says which of the patients are tested: one approval of it covers every fold, and
+        every run that leaves a site out."""
+        return self.model_copy(
+            update={"evaluation": self.evaluation.model_copy(update={"external": (), "fold": None})},
+        )
 
     @property
     def sha256(self) -> str:

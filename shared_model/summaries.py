@@ -123,9 +123,10 @@ class Performance(Record):
 
 @dataclass(frozen=True)
 class CohortFlow(Record):
-    """Patients from the export to the tensors; ``excluded`` counts by reason. Images likewise."""
+    """Patients from the export to the tensors; ``excluded`` counts by reason. Images likewise. ``found`` is ``None`` where
+    it was not to be told."""
 
-    found: int
+    found: int | None
     excluded: dict[str, int]
     images_found: int
     images_unusable: int
@@ -133,10 +134,12 @@ class CohortFlow(Record):
 
 @dataclass(frozen=True)
 class PartCounts(Record):
-    """Labelled patients of one part of a site's cohort (``train``, ``tune`` or ``test``)."""
+    """Labelled patients of one part of a site's cohort (``train``, ``tune`` or ``test``). ``positives`` is ``None`` where
+    it was not to be told."""
 
     patients: int
-    positives: int
+    positives: int | None
 
     def __add__(self, other: Self) -> Self:
-        return type(self)(self.patients + other.patients, self.positives + other.positives)
+        known = self.positives is not None and other.positives is not None
+        return type(self)(self.patients + other.patients, (self.positives or 0) + (other.positives or 0) if known else None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from client.cohort import CohortTensors, StudyPatients
+from client.cohort import CohortTensors, StudyPatients, designed
 from client.site_config import Policy
 from client.worker import Worker
 from server.sites import Answer
@@ -42,18 +42,21 @@ def cut(data: CohortTensors, *, shares: tuple[float, float, float]) -> StudyPati
     cuts = [round(len(data) * share) for share in shares[:2]]
     pieces = torch.arange(len(data)).split([*cuts, len(data) - sum(cuts)])
     flow = CohortFlow(found=len(data), excluded={}, images_found=0, images_unusable=0)
-    return StudyPatients(data, dict(zip(PARTS, pieces, strict=True)), flow)
+    return StudyPatients(data, dict(zip(PARTS, pieces, strict=True)), flow, order=torch.arange(len(data)))
+
+
+LAX = Policy(minimum_patients=1, minimum_cell=1)  # for tests of the recipe, whose parts hold a dozen patients
 
 
 def worker(site: str, folder: Path, *, policy: Policy | None = None, **made: object) -> Worker:
-    """A real worker over a made-up cohort."""
+    """A real worker over a made-up cohort, without disclosure control unless a ``policy`` asks for it."""
     shares = made.pop("shares", (0.6, 0.2, 0.2))
     data = tensors(**({"patients": 60, "seed": sum(site.encode())} | made))  # type: ignore[arg-type]
 
     def load(protocol: StudyProtocol) -> StudyPatients:
-        return cut(data, shares=shares)  # type: ignore[arg-type]
+        return designed(cut(data, shares=shares), protocol, site=site)  # type: ignore[arg-type]
 
-    return Worker(site, policy=policy or Policy(), load=load, state=folder)
+    return Worker(site, policy=policy or LAX, load=load, state=folder)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """From a hospital's files to tensors: ``load_cohort``."""
 
-from client.cohort.findings import Findings, ImageFindings, Notice, UnusableFile, VariableFinding
+from client.cohort.design import designed
+from client.cohort.findings import Findings, ImageFindings, Notice, OutcomeCounts, UnusableFile, VariableFinding
 from client.cohort.load import Cohort, load_cohort, survey
 from client.cohort.tensors import CohortTensors, StudyPatients, pool
 
@@ -10,9 +11,11 @@ __all__ = [
     "Findings",
     "ImageFindings",
     "Notice",
+    "OutcomeCounts",
     "StudyPatients",
     "UnusableFile",
     "VariableFinding",
+    "designed",
     "load_cohort",
     "pool",
     "survey",

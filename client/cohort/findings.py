@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shared_model.messages import Part
-from shared_model.summaries import PartCounts
 
 Topic = Literal["patients", "labels", "parts", "mapping", "units", "ranges", "missing", "images"]
 
@@ -20,6 +19,14 @@ class Notice:
     what: str
     remedy: str
     topic: Topic = "images"
+
+
+@dataclass(frozen=True)
+class OutcomeCounts:
+    """Labelled patients of one part of the cohort."""
+
+    patients: int
+    positives: int
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class Findings:
     rows_without_id: int
     ignored_labels: Mapping[str, int]
     unlisted_parts: Mapping[str, int]
-    parts: Mapping[Part, PartCounts]
+    parts: Mapping[Part, OutcomeCounts]
     variables: Mapping[str, VariableFinding]
     images: ImageFindings | None
     notices: tuple[Notice, ...] = ()

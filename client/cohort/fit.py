@@ -9,6 +9,7 @@ from client.site_config import Mapping, SiteConfig, canonical_code
 from shared_model.config_file import did_you_mean, quoted
 from shared_model.errors import Fault
 from shared_model.protocol import StudyProtocol
+from shared_model.protocol_comparators import comparator_ratings
 from shared_model.variables import Variable, known_units, unit_factor
 
 
@@ -49,10 +50,9 @@ def protocol_faults(config: SiteConfig, protocol: StudyProtocol, *, where: str) 
             expected = f"a variable of study {protocol.study.name!r}: {listed(protocol.variables)}"
             remedy = did_you_mean(name, protocol.variables, otherwise="remove it, or ask the center to add it")
             faults.append(Fault(where, key, "no such variable", expected, remedy))
-        elif variable.kind == "numeric":
-            faults += [*_unit_faults(name, variable, mapping, where), *_number_code_faults(key, mapping, where)]
         else:
-            faults += _category_faults(key, variable, mapping, where)
+            faults += _mapping_faults(key, name, variable, mapping, where)
+    faults += _comparator_faults(config, protocol, where)
     for name in config.cohort.require:
         if name not in config.cohort.variables:
             remedy = did_you_mean(name, config.cohort.variables, otherwise="map it in cohort.variables, or remove it")
@@ -61,14 +61,37 @@ def protocol_faults(config: SiteConfig, protocol: StudyProtocol, *, where: str) 
     return faults + _view_faults(config, protocol, where)
 
 
+def _mapping_faults(key: str, name: str, variable: Variable, mapping: Mapping, where: str) -> list[Fault]:
+    if variable.kind == "numeric":
+        return [*_unit_faults(key, name, variable, mapping, where), *_number_code_faults(key, mapping, where)]
+    return _category_faults(key, variable, mapping, where)
+
+
+def _comparator_faults(config: SiteConfig, protocol: StudyProtocol, where: str) -> list[Fault]:
+    faults: list[Fault] = []
+    own = comparator_ratings(protocol.comparators)
+    for name, mapping in config.cohort.comparators.items():
+        key = f"cohort.comparators.{name}"
+        if name not in own:
+            expected = f"a comparator of study {protocol.study.name!r} that is no variable: {listed(own) or 'there is none'}"
+            remedy = did_you_mean(name, own, otherwise="remove it, or ask the center to add it")
+            faults.append(Fault(where, key, "no such comparator", expected, remedy))
+        elif not mapping.column:
+            faults.append(Fault(where, f"{key}.from", "two dates", "a column", "name the column that holds the reading"))
+        else:
+            faults += _mapping_faults(key, name, protocol.comparators[name].defined({}), mapping, where)
+    return faults
+
+
 def _cohort_columns(config: SiteConfig) -> Iterator[tuple[str, str]]:
     cohort = config.cohort
     yield "cohort.patient_id", cohort.patient_id
     yield "cohort.label.column", cohort.label.column
     yield from ((f"cohort.where.{column}", column) for column in cohort.where)
-    for name, mapping in cohort.variables.items():
-        named = {"column": mapping.column, "from": mapping.since, "to": mapping.to}
-        yield from ((f"cohort.variables.{name}.{key}", column) for key, column in named.items() if column)
+    for section, mappings in {"variables": cohort.variables, "comparators": cohort.comparators}.items():
+        for name, mapping in mappings.items():
+            named = {"column": mapping.column, "from": mapping.since, "to": mapping.to}
+            yield from ((f"cohort.{section}.{name}.{key}", column) for key, column in named.items() if column)
     if config.split.column is not None:
         yield "split.column", config.split.column
 
@@ -106,8 +129,8 @@ def _column_fault(table: Table, key: str, column: str, where: str) -> list[Fault
     return [Fault(where, key, f"no column {quoted(column)}", expected, did_you_mean(column, table.columns))]
 
 
-def _unit_faults(name: str, variable: Variable, mapping: Mapping, where: str) -> list[Fault]:
-    key = f"cohort.variables.{name}.unit"
+def _unit_faults(mapping_key: str, name: str, variable: Variable, mapping: Mapping, where: str) -> list[Fault]:
+    key = f"{mapping_key}.unit"
     if variable.unit is None:
         if mapping.unit is None:
             return []

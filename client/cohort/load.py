@@ -8,20 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from client.cohort.by_outcome import with_outcomes
 from client.cohort.dates import with_elapsed
 from client.cohort.dicom_pictures import dicom_folder, list_dicom
-from client.cohort.findings import Findings, ImageFindings, UnusableFile, VariableFinding
+from client.cohort.findings import Findings, ImageFindings, OutcomeCounts, UnusableFile, VariableFinding
 from client.cohort.fit import column_faults, protocol_faults
 from client.cohort.notices import with_notices
 from client.cohort.parallel import Progress
 from client.cohort.patients import Patients, select_patients
 from client.cohort.pictures import PictureRows, PictureTensors, list_pictures, no_pictures, read_pictures
 from client.cohort.pseudonyms import concealed, site_pseudonyms
+from client.cohort.ratings import read_ratings
 from client.cohort.redcap import Field, read_fields, widened, with_choices, with_matches, with_rows_of
-from client.cohort.split import PARTS
+from client.cohort.split import PARTS, shuffled
 from client.cohort.tables import Table, locate, read_table
 from client.cohort.tensors import CohortTensors
 from client.cohort.values import Source, Values, read_values, unmapped_values
@@ -32,20 +34,23 @@ from shared_model.errors import CohortError, ConfigurationError, Fault
 from shared_model.inputs import ABSENT, categorical_names, numeric_names
 from shared_model.messages import Part
 from shared_model.protocol import Images, StudyProtocol
-from shared_model.summaries import CohortFlow, PartCounts
+from shared_model.summaries import CohortFlow
 
 
 @dataclass(frozen=True)
 class Cohort:
     """A site's labelled patients, ordered by identifier as text.
 
-    ``parts`` maps each of the three parts to int64 indices ``[n]`` into the patients. ``flow`` is what may leave the
-    site; ``findings`` and ``patients`` (the identifiers) stay.
+    ``parts`` maps each of the three parts to int64 indices ``[n]`` into the patients, ``order`` is int64 ``[P]``, the patients
+    in the site's own random order, and ``ratings`` float64 ``[P]`` for each comparator. ``flow`` is what may leave the site;
+    ``findings`` and ``patients`` (the identifiers) stay.
     """
 
     site: str
     tensors: CohortTensors
     parts: Mapping[Part, Tensor]
+    order: Tensor
+    ratings: Mapping[str, NDArray[np.float64]]
     flow: CohortFlow
     findings: Findings
     patients: tuple[str, ...] = field(repr=False)
@@ -81,6 +86,7 @@ def load_cohort(
     if rows is not None and protocol.images is not None:
         found = replace(found, images=_image_findings(rows, pictures, protocol.images))
     findings = with_notices(found if names else concealed(found, site_pseudonyms(config.site.name)), config, protocol)
+    place_of = {patient: place for place, patient in enumerate(patients.rows)}
     places = {part: [place for place, patient in enumerate(patients.rows) if part_of[patient] == part] for part in PARTS}
     flow = CohortFlow(
         found=findings.found,
@@ -92,6 +98,8 @@ def load_cohort(
         site=config.site.name,
         tensors=_tensors(patients, protocol, values, pictures),
         parts={part: torch.tensor(own, dtype=torch.int64) for part, own in places.items()},
+        order=torch.tensor([place_of[patient] for patient in shuffled(list(place_of), seed=config.split.seed)]),
+        ratings=read_ratings(cohort_table, config, protocol, list(patients.rows.values()), values=values, where=str(where)),
         flow=flow,
         findings=findings,
         patients=tuple(patients.rows),
@@ -281,7 +289,7 @@ def _findings(patients: Patients, part_of: Mapping[str, Part], *, variables: Map
         rows_without_id=patients.rows_without_id,
         ignored_labels=patients.ignored_labels,
         unlisted_parts=patients.unlisted_parts,
-        parts={part: PartCounts(len(labels), sum(labels)) for part, labels in outcomes.items()},
+        parts={part: OutcomeCounts(len(labels), sum(labels)) for part, labels in outcomes.items()},
         variables=variables,
         images=None,
     )

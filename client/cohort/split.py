@@ -21,17 +21,22 @@ def split_by_share(patients: Sequence[str], labels: Sequence[int], split: Split)
     parts: dict[str, Part] = {}
     for outcome in sorted(set(labels)):
         members = [patient for patient, label in zip(patients, labels, strict=True) if label == outcome]
-        members.sort(key=lambda patient: hashlib.sha256(f"{split.seed}\x1f{patient}".encode()).digest())
-        ordered = iter(members)
-        for part, size in _sizes(len(members), shares).items():
+        ordered = iter(shuffled(members, seed=split.seed))
+        for part, size in sizes(len(members), shares).items():
             parts |= {next(ordered): part for _ in range(size)}
     return parts
 
 
-def _sizes(count: int, shares: Mapping[Part, float]) -> dict[Part, int]:
-    wanted = [part for part in _PRIORITY if shares[part] > 0.0]
-    sizes = {part: int(place < count) for place, part in enumerate(wanted)}
-    for _ in range(count - sum(sizes.values())):
-        neediest = max(wanted, key=lambda part: shares[part] * count - sizes[part])
-        sizes[neediest] += 1
-    return sizes
+def shuffled(patients: Sequence[str], *, seed: int) -> list[str]:
+    """``patients`` in the site's own random order: by SHA-256 of the seed and the identifier."""
+    return sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}\x1f{patient}".encode()).digest())
+
+
+def sizes(count: int, shares: Mapping[Part, float]) -> dict[Part, int]:
+    """Patients of each part with a share, of ``count`` in all."""
+    wanted = [part for part in _PRIORITY if shares.get(part, 0.0) > 0.0]
+    found = {part: int(place < count) for place, part in enumerate(wanted)}
+    for _ in range(count - sum(found.values())):
+        neediest = max(wanted, key=lambda part: shares[part] * count - found[part])
+        found[neediest] += 1
+    return found

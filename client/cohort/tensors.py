@@ -1,11 +1,13 @@
 """A cohort as tensors, and batches of it. Shapes as in ``shared_model.inputs``."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from shared_model.inputs import ABSENT, PatientBatch
@@ -68,12 +70,18 @@ class CohortTensors:
 class StudyPatients:
     """A site's labelled patients as a study sees them: no identifiers, no findings.
 
-    ``parts`` maps each of the three parts to int64 indices ``[n]`` into ``tensors``; ``flow`` is what may leave the site.
+    Attributes:
+        parts: each of the three parts, as int64 indices ``[n]`` into ``tensors``.
+        flow: what may leave the site.
+        order: int64 ``[P]``, the patients in the site's own random order.
+        ratings: float64 ``[P]`` for each comparator of the protocol: a number, or the place of a category; NaN where missing.
     """
 
     tensors: CohortTensors
     parts: Mapping[Part, Tensor]
     flow: CohortFlow
+    order: Tensor
+    ratings: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def pool(cohorts: Sequence[StudyPatients]) -> StudyPatients:
@@ -85,12 +93,18 @@ def pool(cohorts: Sequence[StudyPatients]) -> StudyPatients:
         for part in cohorts[0].parts
     }
     flow = CohortFlow(
-        found=sum(cohort.flow.found for cohort in cohorts),
+        found=sum(cohort.flow.found or 0 for cohort in cohorts),
         excluded={},
         images_found=sum(cohort.flow.images_found for cohort in cohorts),
         images_unusable=sum(cohort.flow.images_unusable for cohort in cohorts),
     )
-    return StudyPatients(concatenate([cohort.tensors for cohort in cohorts]), parts, flow)
+    return StudyPatients(
+        concatenate([cohort.tensors for cohort in cohorts]),
+        parts,
+        flow,
+        order=torch.cat([cohort.order + offset for cohort, offset in zip(cohorts, offsets, strict=True)]),
+        ratings={name: np.concatenate([cohort.ratings[name] for cohort in cohorts]) for name in cohorts[0].ratings},
+    )
 
 
 def concatenate(cohorts: list[CohortTensors]) -> CohortTensors:

@@ -49,7 +49,8 @@ class Values:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a protocol variable comes from at this site; ``where`` and ``key`` name the mapping in ``site.toml``."""
+    """Where a protocol variable comes from at this site; ``where`` and ``key`` name the mapping in ``site.toml``, in the table
+    ``section``."""
 
     name: str
     variable: Variable
@@ -57,11 +58,12 @@ class Source:
     table: Table
     decimal: str
     where: str
+    section: str = "cohort.variables"
 
     @property
     def key(self) -> str:
         """The dotted key of the mapping."""
-        return f"cohort.variables.{self.name}"
+        return f"{self.section}.{self.name}"
 
     @property
     def factor(self) -> float:

@@ -38,11 +38,11 @@ def part_counts(tensors: CohortTensors, parts: Mapping[Part, Tensor]) -> dict[Pa
     return {part: PartCounts(len(index), int(labels[index].sum())) for part, index in parts.items()}
 
 
-def missing_counts(tensors: CohortTensors, protocol: StudyProtocol) -> dict[str, int]:
+def missing_counts(tensors: CohortTensors, protocol: StudyProtocol) -> dict[str, int | None]:
     """Patients without a value, by variable."""
     return {name: int((~present).sum()) for name, present in groups.variables_present(tensors, protocol).items()}
 
 
-def modality_counts(tensors: CohortTensors, protocol: StudyProtocol) -> dict[str, int]:
+def modality_counts(tensors: CohortTensors, protocol: StudyProtocol) -> dict[str, int | None]:
     """Patients with at least one image or one value of each modality."""
     return {name: int(present.sum()) for name, present in groups.modalities(tensors, protocol).items()}

@@ -4,6 +4,8 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -63,23 +65,49 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def to_svg(figure: Figure, *, name: str, title: str, description: str) -> str:
-    """``figure`` as a self-contained SVG file, the same bytes for the same data. ``description`` is its text alternative."""
-    file = io.StringIO()
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = file.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = svg.replace("'DejaVu Sans'", FONTS)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
-    words = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
-    labelled = f'role="img" aria-labelledby="{name}-title {name}-desc"'
-    return re.sub(r"<svg ([^>]*)>", lambda tag: f"<svg {tag[1]} {labelled}>{words}", svg, count=1)
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure. ``name`` is its file's name without suffix, ``description`` its text alternative."""
+
+    figure: Figure
+    name: str
+    title: str
+    description: str
+
+    @cached_property
+    def _laid_out(self) -> Figure:
+        """The figure with its layout worked out once: each further time would move things by a hair."""
+        with mpl.rc_context(_STYLE):
+            self.figure.draw_without_rendering()
+        self.figure.set_layout_engine("none")
+        return self.figure
+
+    @cached_property
+    def svg(self) -> str:
+        """The figure as a self-contained SVG file, the same bytes for the same data."""
+        file = io.StringIO()
+        with mpl.rc_context({**_STYLE, "svg.hashsalt": self.name}):
+            self._laid_out.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        svg, name = file.getvalue(), self.name
+        svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+        svg = svg.replace("'DejaVu Sans'", FONTS)
+        svg = re.sub(r'\bid="', f'id="{name}-', svg)
+        svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+        words = f'<title id="{name}-title">{escape(self.title)}</title><desc id="{name}-desc">{escape(self.description)}</desc>'
+        labelled = f'role="img" aria-labelledby="{name}-title {name}-desc"'
+        return re.sub(r"<svg ([^>]*)>", lambda tag: f"<svg {tag[1]} {labelled}>{words}", svg, count=1)
+
+    @property
+    def pdf(self) -> bytes:
+        """The figure as a PDF file, with its letters as outlines (embedding the font would take four times as long)."""
+        file = io.BytesIO()
+        with mpl.rc_context({**_STYLE, "pdf.fonttype": 3}):
+            self._laid_out.savefig(file, format="pdf", metadata={"CreationDate": None, "Creator": None, "Title": self.title})
+        return file.getvalue()
 
 
 def for_page(svg: str) -> str:
-    """An SVG file of ``to_svg`` as part of an HTML page: no prologue, no background, colours by the page's theme."""
+    """A drawing's SVG as part of an HTML page: no prologue, no background, colours by the page's theme."""
     svg = re.sub(r"<style[^>]*>.*?</style>", "", svg[svg.index("<svg ") :], flags=re.DOTALL)  # it would style the whole page
     for name, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{name})")

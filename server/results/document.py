@@ -8,6 +8,7 @@ from typing import Any
 from server.records import Arm, RoundRecord, RunRecord
 from server.results import heterogeneity, scored
 from shared_model import metrics
+from shared_model.disclosure import performance_on
 from shared_model.messages import DescribeReply
 from shared_model.protocol import StudyProtocol
 from shared_model.protocol_evaluation import Evaluation
@@ -27,6 +28,7 @@ def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
     document: Json = {
         "schema_version": SCHEMA_VERSION,
         "study": _study(record.protocol),
+        "protocol": record.protocol.model_dump(mode="json"),
         "run": _run(record),
         "sites": sites,
         "pooled": pooled,
@@ -123,6 +125,7 @@ def _site(name: str, record: RunRecord, arms: Sequence[Arm], scorer: _Scorer) ->
         "patients_tested": result["patients"],
         "events_tested": result["events"],
         **{key: value for key, value in result.items() if key not in {"patients", "events"}},
+        "suppressed": [*_suppressed(name, record), *result["suppressed"]],
     }
     if reply and "test" in reply.personal:
         site["personal"] = scorer.at_site(reply.personal["test"])
@@ -144,10 +147,19 @@ def _absence(name: str, record: RunRecord) -> str:
     """Why a site has no result, for its reader; asked only where it has none."""
     failed = [failure for failure in record.failures if failure.site == name and failure.phase in {"describe", "evaluate"}]
     if name in record.evaluations:
-        return "no test patients"
+        suppressed = {item.what: item.why for item in record.evaluations[name].suppressed}
+        why = suppressed.get(performance_on("test"))
+        return f"suppressed: {why.value}" if why else "no test patients"
     if failed:
         return f"no answer that counts: {failed[-1].code.value.replace('_', ' ')}"
     return "the model was not evaluated here"
+
+
+def _suppressed(name: str, record: RunRecord) -> list[Json]:
+    """What the site left out of any of its replies, each thing once."""
+    replies = [record.descriptions.get(name), *(row.sites.get(name) for row in record.rounds), record.evaluations.get(name)]
+    items = dict.fromkeys(item for reply in replies if reply for item in reply.suppressed)
+    return [{"what": item.what, "why": item.why.value} for item in items]
 
 
 def _of_parts(description: DescribeReply | None, count: str) -> Json | None:
@@ -176,8 +188,8 @@ def _cohort(description: DescribeReply, protocol: StudyProtocol) -> Json:
     }
 
 
-def _share(count: int, patients: int) -> float | None:
-    return count / patients if patients else None
+def _share(count: int | None, patients: int) -> float | None:
+    return count / patients if patients and count is not None else None
 
 
 def _numeric(moments: Moments, *, log: bool, unit: str | None) -> Json:
@@ -197,11 +209,12 @@ def _categorical(counts: Mapping[str, CategoryCounts], name: str, categories: Se
 
 def _round(row: RoundRecord) -> Json:
     """``selection`` judges the model that entered the round, ``loss`` is of training in it (weighted by patients)."""
-    patients = sum(site.patients for site in row.sites.values())
+    told = [(site.loss, site.patients) for site in row.sites.values() if site.loss is not None]
+    patients = sum(patients for _, patients in told)
     return {
         "round": row.round,
         "selection": row.selection,
-        "loss": sum(site.loss * site.patients for site in row.sites.values()) / patients if patients else None,
+        "loss": sum(loss * patients for loss, patients in told) / patients if patients else None,
         "wall_s": row.wall_s,
         "sites": {
             name: {

@@ -19,22 +19,14 @@ _ARMS = ("local_only", "central", "logistic")
 
 
 def write_results(run_directory: Path, record: RunRecord, arms: Sequence[Arm] = ()) -> Path:
-    """Write ``results.json``, ``per_site.csv``, ``figures/*.svg`` and ``report.html``; return the report's path."""
+    """Write ``results.json``, ``per_site.csv`` and the report with its figures; return the report's path."""
     from server import report  # draws with matplotlib, which commands that only read need not load
 
     document = assemble(record, arms)
-    figures = run_directory / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
+    run_directory.mkdir(parents=True, exist_ok=True)
     write_atomically(run_directory / "results.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
     write_atomically(run_directory / "per_site.csv", per_site_csv(document))
-    drawn = report.draw_figures(document)
-    for name, svg in drawn.items():
-        write_atomically(figures / f"{name}.svg", svg)
-    for stale in figures.glob("*.svg"):
-        if stale.stem not in drawn:
-            stale.unlink()
-    write_atomically(run_directory / "report.html", report.render(document))
-    return run_directory / "report.html"
+    return report.write(run_directory, document)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from client.cohort.findings import Findings, ImageFindings, OutcomeFinding, UnusableFile, VariableFinding
+from client.cohort.findings import Findings, ImageFindings, OutcomeCounts, OutcomeFinding, UnusableFile, VariableFinding
 from client.preflight import Check, Preflight, Problem, Sheet
 from client.preflight.page import render
 from shared_model import config_file
 from shared_model.protocol import StudyProtocol
-from shared_model.summaries import PartCounts
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
@@ -57,7 +56,7 @@ def page() -> str:
         rows_without_id=0,
         ignored_labels={},
         unlisted_parts={},
-        parts={"train": PartCounts(30, 15), "tune": PartCounts(5, 3), "test": PartCounts(5, 2)},
+        parts={"train": OutcomeCounts(30, 15), "tune": OutcomeCounts(5, 3), "test": OutcomeCounts(5, 2)},
         variables={
             "size": VariableFinding(longest, "cm", 10.0, 40, 2, by_outcome={"negative": group, "positive": group}),
             "sex": VariableFinding("sex", by_outcome={"negative": sexes, "positive": sexes}),

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server.household import Household
 from shared_model.errors import StudyError
+from shared_model.household import Household
 
 ROOT = Path(__file__).parents[2]
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -36,7 +36,7 @@ time.sleep(60)
 CALLER = f"""
 import os, sys, time
 from pathlib import Path
-from server.household import Household
+from shared_model.household import Household
 folder = Path(sys.argv[1])
 with Household(folder / "logs", dict(os.environ)) as household:
     household.start("child", [sys.executable, "-c", {STUBBORN!r}, "pid"], folder=folder, environment={{}})

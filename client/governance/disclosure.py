@@ -1,0 +1,262 @@
+"""What may leave a site: one function that every reply passes, and a rule for each type of it.
+
+The types are a closed set: a reply without a rule does not leave. What a rule takes out is said in the reply itself, in the
+words of ``shared_model.disclosure``, and never breaks the study: counts become ``None``, a performance is left out.
+
+The rules follow DataSHIELD's filters and the cell-size policy of the US Centers for Medicare & Medicaid Services: no
+statistic of fewer than ``minimum_patients``, no cell of a table with 1 to ``minimum_cell`` - 1 of them, and none that follows
+by subtraction.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from shared_model.disclosure import Rule, Suppression, Why, performance_on
+from shared_model.errors import FailureCode, RefusedError
+from shared_model.messages import AnyRecord, CompareReply, DescribeReply, EvaluateReply, Failure, Message, Part, TrainReply
+from shared_model.summaries import CategoryCounts, CohortFlow, Moments, PartCounts, Performance
+
+Taken = list[Suppression]
+
+
+def release(message: Message[AnyRecord], *, rule: Rule) -> Message[AnyRecord]:
+    """``message`` without what may not leave, and with the list of what was taken out.
+
+    Raises:
+        RefusedError: no rule says what of such a record may leave.
+    """
+    rule_of = _RULES.get(type(message.record))
+    if rule_of is None:
+        raise RefusedError(FailureCode.INTERNAL, f"no rule says whether a {message.record.kind} may leave")
+    return Message(rule_of(message.record, rule), message.vectors)
+
+
+# ---- describe: tables of counts
+
+
+def _description(reply: DescribeReply, rule: Rule) -> DescribeReply:
+    taken: Taken = []
+    train = reply.parts["train"].patients
+    everybody = sum(part.patients for part in reply.parts.values())
+    valued = {name: moments.count for name, moments in reply.moments.items()}
+    valued |= {name: sum(counts.counts) for name, counts in reply.categories.items()}
+    return replace(
+        reply,
+        flow=_flow(reply.flow, rule, taken),
+        parts={part: _part(part, counts, rule, taken) for part, counts in reply.parts.items()},
+        moments={name: _moments(name, moments, train, rule, taken) for name, moments in reply.moments.items()},
+        categories={name: _categories(name, counts, train, rule, taken) for name, counts in reply.categories.items()},
+        missing=_missing(reply, valued, train=train, everybody=everybody, rule=rule, taken=taken),
+        modalities=_modalities(reply, valued, train=train, everybody=everybody, rule=rule, taken=taken),
+        suppressed=(*reply.suppressed, *taken),
+    )
+
+
+def _small(count: int, rule: Rule) -> bool:
+    """Whether a count says too much: of somebody, and of too few."""
+    return 0 < count < rule.minimum_cell
+
+
+def _flow(flow: CohortFlow, rule: Rule, taken: Taken) -> CohortFlow:
+    """Small groups of patients left out are told together; if even all of them are few, so is that they were found."""
+    left_out = sum(flow.excluded.values())
+    if _small(left_out, rule):
+        taken.append(Suppression("patients left out", Why.SMALL_CELL))
+        return replace(flow, found=None, excluded={})
+    by_size = sorted(flow.excluded.items(), key=lambda item: item[1])
+    together = 0
+    while by_size and (_small(by_size[0][1], rule) or _small(together, rule)):
+        together += by_size.pop(0)[1]
+    if not together:
+        return flow
+    taken.append(Suppression("reasons for which patients were left out", Why.SMALL_CELL))
+    kept = {reason: count for reason, count in flow.excluded.items() if reason in dict(by_size)}
+    return replace(flow, excluded=kept | {"other reasons": together})
+
+
+def _part(part: Part, counts: PartCounts, rule: Rule, taken: Taken) -> PartCounts:
+    """How many patients train is no property of one of them. How many are positive is a cell, as are the others."""
+    assert counts.positives is not None
+    if not (_small(counts.positives, rule) or _small(counts.patients - counts.positives, rule)):
+        return counts
+    taken.append(Suppression(f"positive {part} patients", Why.SMALL_CELL))
+    return replace(counts, positives=None)
+
+
+def _moments(name: str, moments: Moments, train: int, rule: Rule, taken: Taken) -> Moments:
+    """Of too few values nothing is told. Where too few lack one, all patients count with the mean and variance of the
+    others, so that nobody can tell how many it were."""
+    what = f"mean and spread of {name}"
+    if not moments.count:
+        return moments
+    if _small(moments.count, rule):
+        taken.append(Suppression(what, Why.SMALL_CELL))
+        return Moments()
+    if _tells_values(moments, rule):
+        taken.append(Suppression(what, Why.ALIKE))
+        return Moments()
+    if not _small(train - moments.count, rule):
+        return moments
+    scale = train / moments.count
+    # (n - 1) times the sample variance, which Moments divides by n - 1 again.
+    variance = moments.standard_deviation**2
+    return Moments(train, moments.total * scale, variance * (train - 1) + train * moments.mean**2)
+
+
+def _tells_values(moments: Moments, rule: Rule) -> bool:
+    """Whether the values are codes 0 and 1, or 1 and 2, and their sum so tells a small cell.
+
+    Of integers, the sum of x (x - 1) is 0 just where all are 0 or 1, and that of (x - 1) (x - 2) where all are 1 or 2.
+    """
+    n, total, squares = moments.count, moments.total, moments.squares
+    tolerance = 1e-6 * max(1.0, squares)
+    for lower in (0, 1):
+        higher = total - lower * n  # patients with the higher code, if there are but the two
+        if abs(squares - (2 * lower + 1) * total + lower * (lower + 1) * n) < tolerance:
+            return _small(round(higher), rule) or _small(n - round(higher), rule)
+    return False
+
+
+def _categories(name: str, counts: CategoryCounts, train: int, rule: Rule, taken: Taken) -> CategoryCounts:
+    """Small cells become 0, and so do the next larger ones until what is missing from the total is itself no small cell."""
+    told = list(counts.counts)
+    valued = sum(told)
+    withheld = sorted((count, place) for place, count in enumerate(told) if count)
+    hidden = 0
+    while withheld and (_small(withheld[0][0], rule) or _small(hidden, rule)):
+        count, place = withheld.pop(0)
+        told[place] = 0
+        hidden += count
+    if hidden:
+        taken.append(Suppression(f"categories of {name}", Why.SMALL_CELL))
+    elif told and _small(train - valued, rule):
+        # As if the few without a value were like most: else the sum of the cells would tell how many they are.
+        told[told.index(max(told))] += train - valued
+    return CategoryCounts(tuple(told))
+
+
+def _missing(
+    reply: DescribeReply, valued: Mapping[str, int], *, train: int, everybody: int, rule: Rule, taken: Taken
+) -> dict[str, int | None]:
+    """Patients without a value: told where neither they nor the others are few, among training patients and the rest alike
+    (what is told of training patients would give away the rest)."""
+    told: dict[str, int | None] = {}
+    for name, missing in reply.missing.items():
+        assert missing is not None
+        lacking = (train - valued[name], missing - (train - valued[name]))
+        having = (valued[name], everybody - missing - valued[name])
+        cells = (*lacking, *having, missing, everybody - missing)
+        told[name] = None if any(_small(cell, rule) for cell in cells) else missing
+        if told[name] is None:
+            taken.append(Suppression(f"patients without {name}", Why.SMALL_CELL))
+    return told
+
+
+def _modalities(
+    reply: DescribeReply, valued: Mapping[str, int], *, train: int, everybody: int, rule: Rule, taken: Taken
+) -> dict[str, int | None]:
+    """As ``_missing``; and what would tell a count of patients without a value that is not told is not told either."""
+    hidden = {
+        everybody - count
+        for name, count in reply.missing.items()
+        if count is not None and any(_small(cell, rule) for cell in (train - valued[name], count - (train - valued[name])))
+    }
+    told: dict[str, int | None] = {}
+    for name, count in reply.modalities.items():
+        assert count is not None
+        small = _small(count, rule) or _small(everybody - count, rule)
+        told[name] = None if small or count in hidden else count
+        if told[name] is None:
+            taken.append(Suppression(f"patients with {name}", Why.SMALL_CELL if small else Why.DERIVABLE))
+    return told
+
+
+# ---- train and evaluate: performances
+
+
+def _training(reply: TrainReply, rule: Rule) -> TrainReply:
+    taken: Taken = []
+    tune = reply.tune
+    if tune is not None and (why := _why_not(tune, rule)):
+        taken.append(Suppression(performance_on("tune"), why))
+        tune = None
+    loss = reply.loss
+    if loss is not None and reply.patients < rule.minimum_patients:
+        taken.append(Suppression("training loss", Why.FEW_PATIENTS))
+        loss = None
+    return replace(reply, tune=tune, loss=loss, suppressed=(*reply.suppressed, *taken))
+
+
+def _evaluation(reply: EvaluateReply, rule: Rule) -> EvaluateReply:
+    taken: Taken = []
+    parts = dict(_performances(reply.parts, rule, taken, personal=False))
+    personal = dict(_performances(reply.personal, rule, taken, personal=True))
+    return replace(reply, parts=parts, personal=personal, suppressed=(*reply.suppressed, *taken))
+
+
+def _performances(
+    parts: Mapping[Part, Performance], rule: Rule, taken: Taken, *, personal: bool
+) -> Iterator[tuple[Part, Performance]]:
+    for part, performance in parts.items():
+        if why := _why_not(performance, rule):
+            taken.append(Suppression(performance_on(part, personal=personal), why))
+        else:
+            yield part, performance
+
+
+def _why_not(performance: Performance, rule: Rule) -> Why | None:
+    """Why a performance may not leave; None if it may."""
+    return _few(performance.sums.count, performance.sums.positives, rule)
+
+
+def _few(patients: int, positives: int, rule: Rule) -> Why | None:
+    if patients < rule.minimum_patients:
+        return Why.FEW_PATIENTS
+    if rule.minimum_cell > 1 and min(positives, patients - positives) < rule.minimum_cell:
+        return Why.FEW_OF_A_CLASS
+    return None
+
+
+def _comparison(reply: CompareReply, rule: Rule) -> CompareReply:
+    """Of each model, pair of models and reading, what would be told of a performance on the same patients."""
+    taken: Taken = []
+    performances, comparisons, readings = {}, {}, {}
+    for name, performance in reply.performances.items():
+        if why := _why_not(performance, rule):
+            taken.append(Suppression(f"performance of {name}", why))
+        else:
+            performances[name] = performance
+    for name, pair in reply.comparisons.items():
+        if why := _few(pair.patients, pair.positives, rule):
+            taken.append(Suppression(f"comparison with {name}", why))
+        else:
+            comparisons[name] = pair
+    for name, reading in reply.readings.items():
+        why = _few(reading.patients, reading.positives, rule)
+        if not why and _small(reading.without, rule):
+            why = Why.SMALL_CELL
+        if why:
+            taken.append(Suppression(f"comparator {name}", why))
+        else:
+            readings[name] = reading
+    return replace(
+        reply,
+        performances=performances,
+        comparisons=comparisons,
+        readings=readings,
+        suppressed=(*reply.suppressed, *taken),
+    )
+
+
+def _failure(reply: Failure, rule: Rule) -> Failure:
+    return reply
+
+
+_RULES: Mapping[type, Callable[[Any, Rule], AnyRecord]] = {
+    DescribeReply: _description,
+    TrainReply: _training,
+    EvaluateReply: _evaluation,
+    CompareReply: _comparison,
+    Failure: _failure,
+}

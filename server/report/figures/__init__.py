@@ -1,0 +1,15 @@
+"""The report's figures, one module a family: each has ``draw(document)``, which yields what there is data for."""
+
+from typing import Any
+
+from server.report.figures import comparison, convergence, discrimination
+from server.report.svg import Drawing
+
+Json = dict[str, Any]
+
+FAMILIES = (discrimination, comparison, convergence)
+
+
+def draw_figures(document: Json) -> dict[str, Drawing]:
+    """Every figure that the document has data for, by name (its file's name without the suffix)."""
+    return {drawing.name: drawing for family in FAMILIES for drawing in family.draw(document)}

@@ -1,0 +1,72 @@
+"""``[privacy]``: what protects patients beyond their staying at the hospital, and which combinations cannot."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from shared_model.config_file import Strict
+
+if TYPE_CHECKING:
+    from shared_model.protocol import StudyProtocol
+
+Clipping = Literal["flat", "automatic", "per_layer"]
+AccountantName = Literal["prv", "rdp"]
+Above = Annotated[float, Field(gt=0.0)]
+
+
+class DifferentialPrivacy(Strict):
+    """DP-SGD with the training patient as the unit: all views of a patient form one clipped gradient.
+
+    ``epsilon`` is what the study would like to spend at a site, a ceiling; each site spends at most what is left of its own
+    limit, at its own delta, and computes its own noise. ``clipping``: ``flat`` scales a longer gradient to ``clip_norm``,
+    ``automatic`` brings every gradient near it (Bu et al. 2023), ``per_layer`` clips each tensor to its equal share.
+    ``augmentation_multiplicity`` copies of a patient, each changed at random, are averaged before clipping (De et al. 2022).
+    ``ema`` is the decay of the mean of a round's weights that is sent in place of the last ones. Of the patients drawn for
+    a step, ``physical_batch`` are computed at a time.
+    """
+
+    epsilon: Above
+    accountant: AccountantName = "prv"
+    clipping: Clipping = "automatic"
+    clip_norm: Above = 1.0
+    augmentation_multiplicity: int = Field(default=1, ge=1, le=64)
+    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    physical_batch: int = Field(default=32, ge=1, le=4096)
+
+
+class Privacy(Strict):
+    """``trainable``: with ``fusion_and_head`` the image encoder keeps its first weights, random or pretrained, and does not
+    travel. ``dp`` absent: no differential privacy."""
+
+    trainable: Literal["all", "fusion_and_head"] = "all"
+    dp: DifferentialPrivacy | None = None
+
+
+def conflict(protocol: "StudyProtocol") -> str | None:
+    """Why ``[privacy]`` does not go together with the rest of ``protocol``, with the remedy; None if it does."""
+    if protocol.privacy.trainable == "fusion_and_head" and protocol.network.kind not in {"multimodal", "image_only"}:
+        return f'network "{protocol.network.kind}" has no image encoder to freeze || use privacy.trainable = "all"'
+    return None if protocol.privacy.dp is None else _conflict_with_dp(protocol, protocol.privacy.dp)
+
+
+def _conflict_with_dp(protocol: "StudyProtocol", dp: DifferentialPrivacy) -> str | None:
+    training, network, rule = protocol.training, protocol.network, protocol.federation.client_rule
+    if rule.kind == "ditto":
+        return (
+            "Ditto trains a second model on every patient, which is not accounted for with privacy.dp"
+            " || use another client_rule, or remove [privacy.dp]"
+        )
+    if rule.kind == "scaffold" and dp.ema is not None:
+        return "SCAFFOLD's control variates follow from the last weights, not from their mean || remove privacy.dp.ema"
+    if training.class_weighting != "none":
+        return "balanced class weights tell of patients' outcomes || remove training.class_weighting, or [privacy.dp]"
+    if training.gradient_clip is not None:
+        return "with privacy.dp each patient's gradient is clipped || remove training.gradient_clip; see privacy.dp.clip_norm"
+    if training.compile:
+        return "gradients of single patients cannot be had of a compiled network || remove training.compile, or [privacy.dp]"
+    changes = training.augmentation.model_dump() if protocol.images else {}
+    if dp.augmentation_multiplicity > 1 and not (any(changes.values()) or network.dropout or network.modality_dropout):
+        return (
+            "copies of a patient that nothing changes are one || add training.augmentation, or remove augmentation_multiplicity"
+        )
+    return None
