@@ -19,6 +19,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode, MessageError
 from shared_model.masking import Words
+from shared_model.paired import PairedComparison
+from shared_model.readings import Reading
 from shared_model.secure_records import (
     Advertisement,
     Digest,
@@ -29,8 +31,6 @@ from shared_model.secure_records import (
     Signature,
     SiteName,
 )
-from shared_model.paired import PairedComparison
-from shared_model.readings import Reading
 from shared_model.summaries import CategoryCounts, CohortFlow, Moments, Normalization, PartCounts, Performance, Record
 
 Vector = NDArray[np.float32]  # [D]
