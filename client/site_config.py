@@ -255,7 +255,10 @@ class Policy(Strict):
     """What this hospital allows, whatever a study asks for.
 
     ``epsilon_limit`` and ``delta`` bound what all studies together may learn of a training patient, for good;
-    with ``dp_required`` no study trains here without differential privacy.
+    with ``dp_required`` no study trains here without differential privacy. ``minimum_cell`` is the fewest patients in a cell
+    that is told. A protocol may run for at most ``max_rounds`` rounds, in ``max_runs`` runs, each of which may ask for at most
+    ``max_evaluations`` evaluations: whoever may choose models freely learns of patients by asking often. ``small_changes``
+    says what to do if the cohort differs by fewer than ``minimum_cell`` patients from one of which something was told.
     """
 
     minimum_patients: int = Field(default=10, ge=1)
@@ -264,6 +267,10 @@ class Policy(Strict):
     delta: Annotated[float, Field(gt=0.0, lt=0.1)] = 1e-5
     dp_required: bool = False
     tasks: tuple[TaskName, ...] = ("describe", "train", "evaluate", "explain")
+    max_rounds: int = Field(default=1000, ge=1)
+    max_runs: int = Field(default=10, ge=1)
+    max_evaluations: int = Field(default=10, ge=1)
+    small_changes: Literal["refuse", "allow"] = "refuse"
 
     @property
     def rule(self) -> Rule:
