@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.report import wording
+from server.report.prose.checklists import checklists
+from server.report.prose.limits import limits
+from server.report.prose.methods import methods
+from server.report.prose.model_card import model_card
 
 Json = dict[str, Any]
 
@@ -25,6 +29,7 @@ class Section:
     anchor: str
     title: str
     context: Callable[[Json], Json] = _nothing
+    last: bool = False  # rendered after the others, and told which there are: ``anchors``, with their titles
 
 
 def _minute(document: Json) -> Json:
@@ -59,6 +64,10 @@ SECTIONS = (
     Section("thresholds", "At each threshold, all sites together"),
     Section("course", "How the training went", _course),
     Section("cohorts", "The cohorts", _cohorts),
+    Section("methods", "Methods", lambda document: {"methods": methods(document)}),
+    Section("limits", "Limits", lambda document: {"limits": limits(document)}),
+    Section("checklists", "Reporting checklists", lambda document: {"checklists": checklists(document)}, last=True),
+    Section("card", "Model card", lambda document: {"card": model_card(document)}),
     Section("cost", "Time and traffic"),
     Section("provenance", "Provenance"),
 )

@@ -28,14 +28,20 @@ def render(document: Json, drawings: Mapping[str, Drawing] | None = None) -> str
         "figures": {name: Markup(for_page(drawing.svg)) for name, drawing in drawn.items()},
         "why_not": wording.why_not,
     }
-    sections = [_render_section(environment, section, document, common) for section in SECTIONS]
-    return environment.get_template("template.html").render(**common, sections=[s for s in sections if s["body"]])
+    bodies: dict[str, str] = {}
+    for section in sorted(SECTIONS, key=lambda section: section.last):
+        anchors = {other.anchor: other.title for other in SECTIONS if bodies.get(other.anchor)}
+        bodies[section.anchor] = _body(environment, section, {**common, **section.context(document), "anchors": anchors})
+    shown = [
+        {"anchor": section.anchor, "title": section.title, "body": Markup(bodies[section.anchor])}
+        for section in SECTIONS
+        if bodies[section.anchor]
+    ]
+    return environment.get_template("template.html").render(**common, sections=shown)
 
 
-def _render_section(environment: Environment, section: Section, document: Json, common: Json) -> Json:
-    template = environment.get_template(f"sections/{section.anchor}.html")
-    body = template.render(**common, **section.context(document)).strip()
-    return {"anchor": section.anchor, "title": section.title, "body": Markup(body)}
+def _body(environment: Environment, section: Section, context: Json) -> str:
+    return environment.get_template(f"sections/{section.anchor}.html").render(**context).strip()
 
 
 def _environment() -> Environment:

@@ -24,6 +24,7 @@ def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
     document: Json = {
         "schema_version": SCHEMA_VERSION,
         "study": _study(record.protocol),
+        "protocol": record.protocol.model_dump(mode="json"),
         "run": _run(record),
         "sites": {name: _site(name, record, arms) for name in record.enrolled},
         "pooled": {**pooled, "roc": scored.roc_curve(metrics.pool(tested.values()))},

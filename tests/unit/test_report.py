@@ -10,9 +10,13 @@ import pytest
 
 from client.tasks.scoring import performance
 from server.records import Traffic
-from server.report import draw_figures, render, wording
+from server.report import draw_figures, render, wording, write
+from server.report.prose.checklists import checklists
+from server.report.prose.limits import limits
+from server.report.prose.methods import methods
 from server.results import assemble
 from shared_model.messages import EvaluateReply
+from shared_model.protocol import ClientRule, Evaluation, Federation, Network, Training
 from tests.fake_run import PROTOCOL, SILENT, fake_run
 
 VOID = {"meta", "wbr", "br", "img", "link", "hr", "input"}
@@ -74,7 +78,7 @@ def test_is_well_formed_and_labelled(page):
 def test_needs_neither_network_nor_script(page):
     outline = Outline(page)
     assert not {"script", "link", "img", "iframe"} & set(outline.tags)
-    assert not re.findall(r"""(?:src|href)="(?!#)|url\((?!#)|@import""", page)
+    assert not re.findall(r"""src="|href="(?!#|figures/|tables/|\w+\.(?:md|csv|json)")|url\((?!#)|@import""", page)
 
 
 def test_names_every_site_with_its_reason(page):
@@ -203,3 +207,60 @@ def test_verdict_on_calibration_follows_the_interval(document):
     assert "no sign" in verdict(0.9, 1.0, 1.1)
     assert "too few events" in verdict(1.1, 1.3, 1.6)
     assert "too many events" in verdict(0.5, 0.7, 0.9)
+
+
+def test_methods_follow_the_protocol(document):
+    text = " ".join(part.text for part in methods(document))
+    for words in (
+        "lateral lymph node metastasis (N1b)",
+        "AdamW",
+        "12 rounds of at most 12",
+        "tumour size (mm; logarithm)",
+        "FedAvg",
+    ):
+        assert words in text
+    protocol = PROTOCOL.model_copy(
+        update={
+            "federation": Federation(rounds=3, client_rule=ClientRule(kind="fedprox", strength=0.1), personal=("head",)),
+            "training": Training(steps=7, optimizer="sgd", momentum=0.9, class_weighting="balanced"),
+            "images": None,
+            "network": Network(kind="logistic"),
+            "evaluation": Evaluation(selection="last"),
+        }
+    )
+    changed = " ".join(part.text for part in methods({**document, "protocol": protocol.model_dump(mode="json")}))
+    for words in (
+        "FedProx",
+        "μ = 0.1",
+        "FedPer",
+        "seven steps",
+        "momentum 0.9",
+        "weighted to count equally",
+        "logistic regression",
+    ):
+        assert words in changed and words not in text.replace("a logistic regression", "")
+    assert "ultrasound picture" not in changed
+
+
+def test_checklists_are_whole_and_open_where_nobody_knows(document, page):
+    tripod, claim = checklists(document)
+    assert len(tripod.items) == 52 and len({item.number for item in tripod.items}) == 52
+    assert all(item.said or item.open for item in (*tripod.items, *claim.items))
+    funding = next(item for item in tripod.items if item.number == "18a")
+    assert funding.open and not funding.said
+    assert "To write:" in page
+    assert [found.name for found in checklists({**document, "protocol": {**document["protocol"], "images": None}})] == [
+        "tripod_ai"
+    ]
+
+
+def test_limits_name_what_is_weak(document):
+    text = " ".join(limits(document))
+    assert "made by software" in text and "Johns_Hopkins" in text and "TCGA_other_pooled (rounds 2–3)" in text
+
+
+def test_files_of_a_report_are_those_that_the_page_links_to(document, tmp_path):
+    page = write(tmp_path, document).read_text()
+    linked = set(re.findall(r'href="([^"#]+)"', page))
+    assert linked and all((tmp_path / link).is_file() for link in linked)
+    assert (tmp_path / "model_card.md").read_text().startswith("# Model card: Lateral neck node")
