@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.commands import governance
+from client.commands import federation, governance
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -134,6 +134,10 @@ def synthesize(
 
         typer.echo(write(out, hospital=hospital, patients=patients, seed=seed, scanner=scanner))
         typer.echo(describe_truth(out, hospital), err=True)
+
+
+for topic in (federation,):
+    topic.register(app)
 
 
 def _read(site: Path, study: Path | None) -> "tuple[SiteConfig, StudyProtocol | None]":

@@ -22,13 +22,17 @@ from client.governance.policy import Gate, asked
 from client.site_config import Policy, read_site
 from client.state import SiteState, lasting
 from client.tasks import describe
+from client.tasks.compare import compare
 from client.tasks.evaluate import evaluate
+from client.tasks.masked import NO_FILES, Asked, IdentityFiles, MaskedReplies
 from client.tasks.train import train
 from client.tasks.workbench import Workbench
 from shared_model import messages
 from shared_model.errors import CohortError, ConfigurationError, FailureCode, MessageError, RefusedError
 from shared_model.messages import (
     AnyRecord,
+    CompareReply,
+    CompareRequest,
     DescribeReply,
     DescribeRequest,
     Envelope,
@@ -36,7 +40,9 @@ from shared_model.messages import (
     EvaluateRequest,
     Failure,
     Message,
+    PatientRequest,
     Request,
+    SecureSumRequest,
     Task,
     TrainReply,
     TrainRequest,
@@ -59,6 +65,7 @@ class Worker:
         load: Callable[[StudyProtocol], StudyPatients],
         state: Path,
         approvals: Approvals | None = None,
+        identity: IdentityFiles = NO_FILES,
     ) -> None:
         self.name = name
         self.policy = policy
@@ -67,6 +74,7 @@ class Worker:
         folder = lasting(state, name)
         self._approvals = approvals or Approvals(folder)
         self._gate = Gate(name, policy, approvals=self._approvals, exchanges=Exchanges(folder))
+        self._masked = MaskedReplies(name, policy=policy, files=identity, state=state)
         self._cohorts: dict[str, StudyPatients] = {}
         self._benches: dict[tuple[str, int], Workbench] = {}
 
@@ -83,10 +91,14 @@ class Worker:
             message = messages.decode(envelope)
             request = asked(message.record)
             protocol = self._gate.admit(request, envelope)
-            self._gate.admit_cohort(self.cohort(protocol), protocol)
-            bench = self.bench(protocol, seed=request.task.seed)
-            answer = self._carry_out(request, message.vectors, bench, started)
-            released = disclosure.release(answer, rule=self.policy.rule)
+            if isinstance(request, SecureSumRequest):
+                answer = self._masked.assist(request, started)
+            else:
+                self._masked.require(request, protocol)
+                self._gate.admit_cohort(self.cohort(protocol), protocol)
+                bench = self.bench(protocol, seed=request.task.seed)
+                answer = self._carry_out(request, message.vectors, bench, started)
+            released = disclosure.release(answer, rule=self.policy.rule, secure_sum=protocol.privacy.secure_sum)
             return messages.encode(released)
         except RefusedError as error:
             code, cause = error.code, error.detail
@@ -123,16 +135,18 @@ class Worker:
         return self._benches[key]
 
     def _carry_out(
-        self, request: Request, vectors: Mapping[str, Vector], bench: Workbench, started: float
+        self, request: PatientRequest, vectors: Mapping[str, Vector], bench: Workbench, started: float
     ) -> Message[AnyRecord]:
         """What ``request`` asks, done; the reply as it is before disclosure control."""
         task = request.task
-        state = SiteState(self._state / task.run / self.name)
+        state = SiteState(self._of_run(task.run))
         match request:
             case DescribeRequest():
                 return Message(self._describe(bench, task, started))
             case TrainRequest():
                 trained = train(bench, request, vectors, state=state)
+                if request.masking is not None:
+                    return self._masked.training(trained, request, Asked(bench.protocol, vectors, started))
                 reply = TrainReply(
                     site=self.name,
                     attempt=task.attempt,
@@ -145,8 +159,16 @@ class Worker:
                 return Message(reply, trained.vectors)
             case EvaluateRequest():
                 common, personal = evaluate(bench, request, vectors, state=state)
+                if request.masking is not None:
+                    return self._masked.evaluation(common, personal, request, Asked(bench.protocol, vectors, started))
                 seconds = perf_counter() - started
                 return Message(EvaluateReply(self.name, task.attempt, parts=common, personal=personal, seconds=seconds))
+            case CompareRequest():
+                found = compare(self.cohort(bench.protocol), request, bench.protocol, directory=self._of_run)
+                return Message(CompareReply(self.name, task.attempt, **vars(found), seconds=perf_counter() - started))
+
+    def _of_run(self, run: str) -> Path:
+        return self._state / run / self.name
 
     def _describe(self, bench: Workbench, task: Task, started: float) -> DescribeReply:
         moments, categories = describe.moments_and_counts(bench.tensors, bench.parts["train"], bench.protocol)
@@ -160,6 +182,7 @@ class Worker:
             missing=describe.missing_counts(bench.tensors, bench.protocol),
             modalities=describe.modality_counts(bench.tensors, bench.protocol),
             seconds=perf_counter() - started,
+            keys=self._masked.sums(task.run).advertise() if bench.protocol.privacy.secure_sum else None,
         )
 
 
@@ -207,6 +230,7 @@ def open_site(config_path: Path, *, state: Path, threads: int | None = None) -> 
         policy=config.policy,
         load=load,
         state=state,
+        identity=IdentityFiles.beside(config_path, config.identity),
     )
 
 

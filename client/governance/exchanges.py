@@ -10,7 +10,7 @@ import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from client.site_config import Policy
 from shared_model import messages
 from shared_model.errors import FailureCode, RefusedError
 from shared_model.inputs import ABSENT
-from shared_model.messages import Envelope, EvaluateRequest, Message, Request
+from shared_model.messages import CompareRequest, Envelope, EvaluateRequest, Message, PatientRequest, TrainRequest
 
 FILE = "exchanges.sqlite"
 ROUNDS_BACK = 3  # the center keeps the checkpoints of the last two rounds, and may go back to them
@@ -66,7 +66,7 @@ class Exchanges:
             database.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (secrets.token_bytes(32),))
             [self._key] = database.execute("SELECT key FROM secret").fetchone()
 
-    def admit(self, request: Request, envelope: Envelope, *, approval: Approval, policy: Policy) -> None:
+    def admit(self, request: PatientRequest, envelope: Envelope, *, approval: Approval, policy: Policy) -> None:
         """Make sure that ``request`` is none that was answered otherwise, is long past, or one too many; and remember it.
 
         The same request may come again, as after a failure of the center: it gets the same answer.
@@ -132,7 +132,7 @@ class Exchanges:
         return hmac.digest(self._key, content, "sha256")[:_DIGEST]
 
     @staticmethod
-    def _refuse_the_past(database: sqlite3.Connection, request: Request) -> None:
+    def _refuse_the_past(database: sqlite3.Connection, request: PatientRequest) -> None:
         if request.kind != "train":
             return
         latest = database.execute(
@@ -142,15 +142,16 @@ class Exchanges:
             raise RefusedError(FailureCode.REPLAYED_REQUEST, f"round {request.task.round}, after round {latest}")
 
     @staticmethod
-    def _refuse_one_too_many(database: sqlite3.Connection, request: Request, *, approval: Approval, policy: Policy) -> None:
+    def _refuse_one_too_many(
+        database: sqlite3.Connection, request: PatientRequest, *, approval: Approval, policy: Policy
+    ) -> None:
         run, of_protocol = request.task.run, "SELECT DISTINCT run FROM request WHERE protocol = ?"
         runs = {found for (found,) in database.execute(of_protocol, (approval.protocol_sha256,))}
         if run not in runs and len(runs) >= policy.max_runs and not approval.automatic:
             raise RefusedError(FailureCode.TOO_MANY_ROUNDS, f"a run of this protocol after {len(runs)} others")
-        if isinstance(request, EvaluateRequest):
-            asked = database.execute("SELECT count(*) FROM request WHERE run = ? AND kind = ?", (run, request.kind)).fetchone()[
-                0
-            ]
+        if isinstance(request, EvaluateRequest | CompareRequest):
+            of_run = "SELECT count(*) FROM request WHERE run = ? AND kind IN ('evaluate', 'compare')"
+            asked = database.execute(of_run, (run,)).fetchone()[0]
             if asked >= policy.max_evaluations:
                 raise RefusedError(FailureCode.TOO_MANY_ROUNDS, f"an evaluation after {asked} others in this run")
 
@@ -164,8 +165,10 @@ class Exchanges:
             database.execute("COMMIT")
 
 
-def content_sha256(request: Request, envelope: Envelope) -> str:
+def content_sha256(request: PatientRequest, envelope: Envelope) -> str:
     """Identity of what is asked, whatever the transport: record and vectors."""
+    if isinstance(request, TrainRequest | EvaluateRequest):
+        request = replace(request, masking=None)  # each try sums under keys of its own, whose use is watched elsewhere
     return hashlib.sha256(messages.encode(Message(request)).header + b"\0" + envelope.payload).hexdigest()
 
 

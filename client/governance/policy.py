@@ -1,12 +1,14 @@
 """May this be asked of this site? What the hospital allows wins over whatever the center sends."""
 
+from collections.abc import Collection
+
 from client.cohort import StudyPatients
 from client.governance.approval import Approval, Approvals
 from client.governance.exchanges import Exchanges
-from client.site_config import Policy
+from client.site_config import Policy, TaskName
 from shared_model import config_file
 from shared_model.errors import ConfigurationError, FailureCode, RefusedError
-from shared_model.messages import AnyRecord, Envelope, EvaluateRequest, Request, Task
+from shared_model.messages import AnyRecord, Envelope, EvaluateRequest, Request, SecureSumRequest, Task
 from shared_model.protocol import StudyProtocol
 
 
@@ -19,6 +21,14 @@ def asked(record: AnyRecord) -> Request:
     if not isinstance(record, Request):
         raise RefusedError(FailureCode.PROTOCOL_MISMATCH, f"{record.kind} is no request")
     return record
+
+
+def covered(request: Request, tasks: Collection[TaskName]) -> bool:
+    """Whether ``tasks`` allow ``request``. Comparing is of what evaluations have scored; steps of a secure sum are allowed
+    where anything is that is summed."""
+    if isinstance(request, SecureSumRequest):
+        return not {"train", "evaluate"}.isdisjoint(tasks)
+    return ("evaluate" if request.kind == "compare" else request.kind) in tasks
 
 
 class Gate:
@@ -45,7 +55,8 @@ class Gate:
         protocol = _protocol(task)
         approval = self._approval(protocol)
         self._allow(request, approval)
-        self._exchanges.admit(request, envelope, approval=approval, policy=self.policy)
+        if not isinstance(request, SecureSumRequest):  # its steps are watched where its keys are
+            self._exchanges.admit(request, envelope, approval=approval, policy=self.policy)
         return protocol
 
     def admit_cohort(self, patients: StudyPatients, protocol: StudyProtocol) -> None:
@@ -78,7 +89,7 @@ class Gate:
 
     def _allow(self, request: Request, approval: Approval) -> None:
         kind, round_ = request.kind, request.task.round
-        if kind not in self.policy.tasks or kind not in approval.tasks:
+        if not covered(request, self.policy.tasks) or not covered(request, approval.tasks):
             raise RefusedError(FailureCode.TASK_NOT_ALLOWED, f"this site's policy does not allow {kind!r}")
         if isinstance(request, EvaluateRequest) and not set(request.parts) <= set(approval.parts):
             raise RefusedError(FailureCode.TASK_NOT_ALLOWED, f"an evaluation on {', '.join(request.parts)} patients")
