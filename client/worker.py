@@ -16,7 +16,9 @@ import torch
 from client.cohort import StudyPatients, designed, load_cohort, pool
 from client.cohort.pseudonyms import site_pseudonyms
 from client.governance import disclosure
+from client.governance.approval import Approvals
 from client.governance.budget import Ledger
+from client.governance.exchanges import Exchanges
 from client.governance.outbox import Outbox
 from client.governance.policy import Gate, asked
 from client.site_config import Policy, read_site
@@ -56,7 +58,7 @@ log = logging.getLogger(__name__)
 
 class Worker:
     """Answers requests to one site. ``load`` gives its patients as a protocol sees them, ``state`` is the folder for what
-    the site remembers of each run."""
+    the site remembers of each run, and for its ``approvals`` unless they are kept elsewhere."""
 
     def __init__(
         self,
@@ -65,16 +67,24 @@ class Worker:
         policy: Policy,
         load: Callable[[StudyProtocol], StudyPatients],
         state: Path,
+        approvals: Approvals | None = None,
         identity: IdentityFiles = NO_FILES,
     ) -> None:
         self.name = name
         self.policy = policy
         self._load = load
         self._state = state
-        self._gate = Gate(name, policy)
+        folder = lasting(state, name)
+        self._approvals = approvals or Approvals(folder)
+        self._gate = Gate(name, policy, approvals=self._approvals, exchanges=Exchanges(folder))
         self._masked = MaskedReplies(name, policy=policy, files=identity, state=state)
         self._cohorts: dict[str, StudyPatients] = {}
         self._benches: dict[tuple[str, int], Workbench] = {}
+
+    def approve(self, protocol: StudyProtocol, *, by: str) -> None:
+        """Approve ``protocol`` without asking anybody, recorded as such: for sites that are simulated here. No request
+        reaches this; at a hospital a person approves."""
+        self._approvals.approve(protocol, policy=self.policy, by=by, automatic=True)
 
     def handle(self, envelope: Envelope) -> Envelope:
         """Answer a request. Never raises: what goes wrong becomes a ``Failure`` with a neutral code."""
@@ -83,13 +93,13 @@ class Worker:
         try:
             message = messages.decode(envelope)
             request = asked(message.record)
-            protocol = self._gate.admit(request)
+            protocol = self._gate.admit(request, envelope)
             if isinstance(request, SecureSumRequest):
                 answer = self._masked.assist(request, started)
             else:
                 self._masked.require(request, protocol)
+                self._gate.admit_cohort(self.cohort(protocol), protocol)
                 bench = self.bench(protocol, seed=request.task.seed)
-                self._gate.admit_cohort(len(bench.tensors))
                 answer = self._carry_out(request, message.vectors, bench, started)
             released = disclosure.release(answer, rule=self.policy.rule, secure_sum=protocol.privacy.secure_sum)
             return messages.encode(released)
@@ -139,7 +149,7 @@ class Worker:
             case TrainRequest():
                 return self._train(bench, request, vectors, state=state, started=started)
             case EvaluateRequest():
-                common, personal = evaluate(bench, request, vectors, state=state)
+                common, personal = evaluate(bench, request, vectors, state=state, minimum_cell=self.policy.minimum_cell)
                 if request.masking is not None:
                     return self._masked.evaluation(common, personal, request, Asked(bench.protocol, vectors, started))
                 seconds = perf_counter() - started
