@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.report import wording
+from server.report.figures.convergence import losses_told
 from server.report.prose.checklists import checklists
 from server.report.prose.limits import limits
 from server.report.prose.methods import methods
@@ -48,7 +49,7 @@ def _comparison(document: Json) -> Json:
 
 def _course(document: Json) -> Json:
     judged = any(row["selection"] is not None for row in document["rounds"])
-    return {"failures": _failures(document), "judged": judged}
+    return {"failures": _failures(document), "judged": judged, "losses": losses_told(document)}
 
 
 def _cohorts(document: Json) -> Json:
