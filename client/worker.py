@@ -19,6 +19,7 @@ from client.governance.policy import Gate, asked
 from client.site_config import Policy, read_site
 from client.state import SiteState
 from client.tasks import describe
+from client.tasks.compare import compare
 from client.tasks.evaluate import evaluate
 from client.tasks.train import train
 from client.tasks.workbench import Workbench
@@ -26,6 +27,8 @@ from shared_model import messages
 from shared_model.errors import CohortError, ConfigurationError, FailureCode, MessageError, RefusedError
 from shared_model.messages import (
     AnyRecord,
+    CompareReply,
+    CompareRequest,
     DescribeReply,
     DescribeRequest,
     Envelope,
@@ -109,7 +112,7 @@ class Worker:
     ) -> Message[AnyRecord]:
         """What ``request`` asks, done; the reply as it is before disclosure control."""
         task = request.task
-        state = SiteState(self._state / task.run / self.name)
+        state = SiteState(self._of_run(task.run))
         match request:
             case DescribeRequest():
                 return Message(self._describe(bench, task, started))
@@ -129,6 +132,12 @@ class Worker:
                 common, personal = evaluate(bench, request, vectors, state=state)
                 seconds = perf_counter() - started
                 return Message(EvaluateReply(self.name, task.attempt, parts=common, personal=personal, seconds=seconds))
+            case CompareRequest():
+                found = compare(self.cohort(bench.protocol), request, bench.protocol, directory=self._of_run)
+                return Message(CompareReply(self.name, task.attempt, **vars(found), seconds=perf_counter() - started))
+
+    def _of_run(self, run: str) -> Path:
+        return self._state / run / self.name
 
     def _describe(self, bench: Workbench, task: Task, started: float) -> DescribeReply:
         moments, categories = describe.moments_and_counts(bench.tensors, bench.parts["train"], bench.protocol)

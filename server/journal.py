@@ -23,7 +23,7 @@ from server.records import RoundRecord, RunRecord, SiteFailure, Traffic
 from shared_model import config_file
 from shared_model.durable import sync_directory, write_durably
 from shared_model.errors import StudyError
-from shared_model.messages import DescribeReply, EvaluateReply, Vector
+from shared_model.messages import CompareReply, DescribeReply, EvaluateReply, Vector
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import Normalization
 
@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS fact (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS description (site TEXT PRIMARY KEY, reply TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS round (round INTEGER PRIMARY KEY, record TEXT NOT NULL, sha256 TEXT NOT NULL, parent TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS evaluation (model INTEGER, site TEXT, reply TEXT NOT NULL, PRIMARY KEY (model, site));
+CREATE TABLE IF NOT EXISTS comparison (site TEXT PRIMARY KEY, reply TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS failure (id INTEGER PRIMARY KEY, round INTEGER NOT NULL, record TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS phase (name TEXT PRIMARY KEY, seconds REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS event (id INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL);
@@ -40,6 +41,7 @@ CREATE TABLE IF NOT EXISTS event (id INTEGER PRIMARY KEY, at TEXT NOT NULL, kind
 
 _DESCRIPTION: TypeAdapter[DescribeReply] = TypeAdapter(DescribeReply)
 _EVALUATION: TypeAdapter[EvaluateReply] = TypeAdapter(EvaluateReply)
+_COMPARISON: TypeAdapter[CompareReply] = TypeAdapter(CompareReply)
 _ROUND: TypeAdapter[RoundRecord] = TypeAdapter(RoundRecord)
 _FAILURE: TypeAdapter[SiteFailure] = TypeAdapter(SiteFailure)
 _NORMALIZATION: TypeAdapter[Normalization | None] = TypeAdapter(Normalization | None)
@@ -227,6 +229,17 @@ class Journal:
         rows = self._database.execute("SELECT site, reply FROM evaluation WHERE model = ? ORDER BY site", (model,))
         return {site: _EVALUATION.validate_json(reply) for site, reply in rows}
 
+    def add_comparison(self, reply: CompareReply) -> None:
+        """Keep a site's comparison of models; a later one, of more models, takes its place."""
+        with _durable(self._database):
+            row = (reply.site, _COMPARISON.dump_json(reply).decode())
+            self._database.execute("INSERT OR REPLACE INTO comparison VALUES (?, ?)", row)
+
+    def comparisons(self) -> dict[str, CompareReply]:
+        """Comparisons by site, in order of name."""
+        rows = self._database.execute("SELECT site, reply FROM comparison ORDER BY site")
+        return {site: _COMPARISON.validate_json(reply) for site, reply in rows}
+
     # Time, traffic, progress
 
     def add_seconds(self, phase: str, seconds: float) -> None:
@@ -276,6 +289,7 @@ class Journal:
             phases=phases,
             site_compute_s=site_compute,
             traffic=traffic,
+            comparisons=self.comparisons(),
         )
 
     def _checkpoint(self, round_: int) -> Path:

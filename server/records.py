@@ -1,16 +1,16 @@
 """What a run leaves behind, as the journal gives it to results and report."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode
-from shared_model.messages import DescribeReply, EvaluateReply
+from shared_model.messages import CompareReply, DescribeReply, EvaluateReply
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import Normalization, Performance
 
-Phase = Literal["describe", "train", "evaluate"]
+Phase = Literal["describe", "train", "evaluate", "compare"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class RunRecord:
 
     ``phases`` is wall time in seconds by phase (describe, train, evaluate), of which the sites
     computed ``site_compute_s``, added up over sites. ``started`` and ``finished``
-    are ISO 8601 in UTC. ``stopped`` says in words why the rounds ended.
+    are ISO 8601 in UTC. ``stopped`` says in words why the rounds ended. ``comparisons`` are of models paired patient by
+    patient, by site.
     """
 
     run: str
@@ -84,6 +85,7 @@ class RunRecord:
     phases: Mapping[str, float]
     site_compute_s: float
     traffic: Traffic
+    comparisons: Mapping[str, CompareReply] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

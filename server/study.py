@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.torch import save
 
-from server import admission
+from server import admission, comparing
 from server.collecting import CONTROL, RoundInProgress, pooled_normalization
 from server.journal import Journal
 from server.optimizers import ServerOptimizer
@@ -24,6 +24,7 @@ from shared_model import messages
 from shared_model.durable import write_durably
 from shared_model.errors import ConfigurationError, FailureCode, Fault, RefusedError, StudyError
 from shared_model.messages import (
+    CompareRequest,
     DescribeReply,
     DescribeRequest,
     EvaluateRequest,
@@ -92,6 +93,7 @@ class FederatedStudy:
                 self.train_round()
         with self._phase("evaluate"):
             best = self.evaluate()
+            self.compare(best)
         self.export(best)
         self.journal.finish(best_round=best, stopped=stopped)
         self.journal.event("finished", best_round=best, stopped=stopped)
@@ -266,6 +268,24 @@ class FederatedStudy:
                 described = self.descriptions[site]
                 reply = admission.admit_evaluation(message, protocol=self.protocol, described=described, parts=JUDGED)
                 self.journal.add_evaluation(model, reply)
+
+    def compare(self, best: int) -> None:
+        """Let sites compare the model with clinicians' readings, and with the site's own model, where there are any."""
+        if not comparing.worth_comparing(self.protocol):
+            return
+        done = self.journal.comparisons()
+        requests = {}
+        for site, reply in self.journal.evaluations(best).items():
+            if "test" in reply.parts and site not in done:
+                models = comparing.own_models(run=self.journal.run, model=best, personal="test" in reply.personal)
+                task = self._task(site, "compare", best)
+                requests[site] = CompareRequest(task, first=comparing.FEDERATED, models=models)
+        for site, message in self._ask("compare", requests):
+            with self._refusing(site, "compare", best):
+                tested = self.descriptions[site].parts["test"].patients
+                asked = requests[site]
+                compared = comparing.admit_comparison(message, request=asked, protocol=self.protocol, patients=tested)
+                self.journal.add_comparison(compared)
 
     def export(self, best: int) -> None:
         """Write ``models/best.safetensors``: named tensors, with protocol and normalisation in its metadata."""

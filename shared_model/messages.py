@@ -17,11 +17,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode, MessageError
+from shared_model.paired import PairedComparison
+from shared_model.readings import Reading
 from shared_model.summaries import CategoryCounts, CohortFlow, Moments, Normalization, PartCounts, Performance, Record
 
 Vector = NDArray[np.float32]  # [D]
 Part = Literal["train", "tune", "test"]
 Count = Annotated[int, Field(ge=0, le=10_000_000)]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Seconds = Annotated[float, Field(ge=0.0)]
 
 HEADER_LIMIT = 8 * 2**20
@@ -94,6 +97,28 @@ class EvaluateRequest(Record):
 
 
 @dataclass(frozen=True)
+class ScoredModel(Record):
+    """A model whose scores of its test patients a site keeps: that after round ``model`` of ``run``, or, if ``own``, the site's
+    own one of that time (Ditto)."""
+
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,160}$")]
+    model: Annotated[int, Field(ge=0)]
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class CompareRequest(Record):
+    """Compare models by the scores that the site keeps. Each has a name, and is one scored model, or one for each fold of a
+    cross-validation; ``first`` names the one with which the others, and the protocol's comparators, are compared."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    task: Task
+    first: ModelName
+    models: dict[ModelName, tuple[ScoredModel, ...]]
+    kind: Literal["compare"] = "compare"
+
+
+@dataclass(frozen=True)
 class DescribeReply(Record):
     """A site's cohort. ``moments`` and ``categories`` are of training patients, by variable; ``missing`` counts patients
     of all parts without a value; ``modalities`` counts patients with anything of a modality. A count of ``None``, and
@@ -149,6 +174,22 @@ class EvaluateReply(Record):
 
 
 @dataclass(frozen=True)
+class CompareReply(Record):
+    """``performances`` of each model on its test patients (of all folds together), ``comparisons`` of the first with each of
+    the others, and ``readings`` of the first beside each comparator. Models of other test patients are not compared."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    site: str
+    attempt: str
+    performances: dict[str, Performance]
+    comparisons: dict[str, PairedComparison]
+    readings: dict[str, Reading]
+    seconds: Seconds
+    suppressed: tuple[Suppression, ...] = ()
+    kind: Literal["compare_reply"] = "compare_reply"
+
+
+@dataclass(frozen=True)
 class Failure(Record):
     """A site could not or would not: a neutral code, never a text of its own."""
 
@@ -160,8 +201,8 @@ class Failure(Record):
     kind: Literal["failure"] = "failure"
 
 
-Request = DescribeRequest | TrainRequest | EvaluateRequest
-Reply = DescribeReply | TrainReply | EvaluateReply | Failure
+Request = DescribeRequest | TrainRequest | EvaluateRequest | CompareRequest
+Reply = DescribeReply | TrainReply | EvaluateReply | CompareReply | Failure
 AnyRecord = Request | Reply
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from shared_model.disclosure import Rule, Suppression, Why, performance_on
 from shared_model.errors import FailureCode, RefusedError
-from shared_model.messages import AnyRecord, DescribeReply, EvaluateReply, Failure, Message, Part, TrainReply
+from shared_model.messages import AnyRecord, CompareReply, DescribeReply, EvaluateReply, Failure, Message, Part, TrainReply
 from shared_model.summaries import CategoryCounts, CohortFlow, Moments, PartCounts, Performance
 
 Taken = list[Suppression]
@@ -207,12 +207,46 @@ def _performances(
 
 def _why_not(performance: Performance, rule: Rule) -> Why | None:
     """Why a performance may not leave; None if it may."""
-    sums = performance.sums
-    if sums.count < rule.minimum_patients:
+    return _few(performance.sums.count, performance.sums.positives, rule)
+
+
+def _few(patients: int, positives: int, rule: Rule) -> Why | None:
+    if patients < rule.minimum_patients:
         return Why.FEW_PATIENTS
-    if rule.minimum_cell > 1 and min(sums.positives, sums.count - sums.positives) < rule.minimum_cell:
+    if rule.minimum_cell > 1 and min(positives, patients - positives) < rule.minimum_cell:
         return Why.FEW_OF_A_CLASS
     return None
+
+
+def _comparison(reply: CompareReply, rule: Rule) -> CompareReply:
+    """Of each model, pair of models and reading, what would be told of a performance on the same patients."""
+    taken: Taken = []
+    performances, comparisons, readings = {}, {}, {}
+    for name, performance in reply.performances.items():
+        if why := _why_not(performance, rule):
+            taken.append(Suppression(f"performance of {name}", why))
+        else:
+            performances[name] = performance
+    for name, pair in reply.comparisons.items():
+        if why := _few(pair.patients, pair.positives, rule):
+            taken.append(Suppression(f"comparison with {name}", why))
+        else:
+            comparisons[name] = pair
+    for name, reading in reply.readings.items():
+        why = _few(reading.patients, reading.positives, rule)
+        if not why and _small(reading.without, rule):
+            why = Why.SMALL_CELL
+        if why:
+            taken.append(Suppression(f"comparator {name}", why))
+        else:
+            readings[name] = reading
+    return replace(
+        reply,
+        performances=performances,
+        comparisons=comparisons,
+        readings=readings,
+        suppressed=(*reply.suppressed, *taken),
+    )
 
 
 def _failure(reply: Failure, rule: Rule) -> Failure:
@@ -223,5 +257,6 @@ _RULES: Mapping[type, Callable[[Any, Rule], AnyRecord]] = {
     DescribeReply: _description,
     TrainReply: _training,
     EvaluateReply: _evaluation,
+    CompareReply: _comparison,
     Failure: _failure,
 }
