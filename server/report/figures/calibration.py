@@ -44,7 +44,9 @@ def _calibration(site: str | None, block: Json) -> Drawing:
             )
             axes.text(1.0, 0.0, "- - corrected here", ha="right", size=8, color=COLOURS["central"])
         _curve(axes, curve, smooth=site is not None)
-        facts = [(label, numbers[name]) for name, label in (("oe_ratio", "O/E"), ("calibration_slope", "slope")) if numbers[name]]
+        facts = [
+            (label, numbers[name]) for name, label in (("oe_ratio", "O/E"), ("calibration_slope", "slope")) if numbers[name]
+        ]
         for row, (label, number) in enumerate(facts):
             axes.text(0.01, 0.93 - 0.09 * row, f"{label} {decimal(number['value'])}", size=8.5, weight="bold")
         _risks(risks, block["risk_distribution"])

@@ -46,7 +46,9 @@ def _flow(sites: dict[str, Json]) -> Drawing:
                 _box(axes, x, y, f"{patients:,} ({events:,})", filled=True)
             words.append(
                 f"{name}: {found} found, {out} left out, "
-                + ", ".join(f"{n} {label} ({e} events)" for (_, label), n, e in zip(_PARTS, parts[::2], parts[1::2], strict=True))
+                + ", ".join(
+                    f"{n} {label} ({e} events)" for (_, label), n, e in zip(_PARTS, parts[::2], parts[1::2], strict=True)
+                )
             )
         axes.set(xlim=(-0.5, 4.9), ylim=(len(rows) - 0.6, -0.85))
         axes.set_axis_off()
@@ -94,7 +96,8 @@ def _missingness(sites: dict[str, Json]) -> Drawing:
         axes.spines[["left", "bottom"]].set_visible(False)
         axes.set_title("Patients without a value, %")
         words = "; ".join(
-            f"{site}: " + (", ".join(f"{name} {percent(share)}" for name, share in zip(variables, column, strict=True) if share) or "none")
+            f"{site}: "
+            + (", ".join(f"{name} {percent(share)}" for name, share in zip(variables, column, strict=True) if share) or "none")
             for site, column in zip(sites, shares.T, strict=True)
         )
         return Drawing(figure, "missingness", "Missing values by variable and site", words)

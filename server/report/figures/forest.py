@@ -78,7 +78,9 @@ def _limits(found: Json, metric: str) -> tuple[float, float]:
     return middle - reach, middle + reach
 
 
-def _line(axes: Axes, low: float, high: float, y: float, *, limits: tuple[float, float], colour: str, width: float = 1.3) -> None:
+def _line(
+    axes: Axes, low: float, high: float, y: float, *, limits: tuple[float, float], colour: str, width: float = 1.3
+) -> None:
     axes.plot([max(low, limits[0]), min(high, limits[1])], [y, y], color=colour, linewidth=width, solid_capstyle="butt")
     for end, edge, marker in ((low, limits[0], "<"), (high, limits[1], ">")):
         if (end < edge) if marker == "<" else (end > edge):
@@ -96,7 +98,9 @@ def _summary(axes: Axes, found: Json, k: int, *, limits: tuple[float, float]) ->
         return
     ends = found["prediction_low"], found["prediction_high"]
     _line(axes, *ends, k + 1, limits=limits, colour=COLOURS["ink"], width=3)
-    axes.text(1.04, k + 1, f"{decimal(ends[0])} to {decimal(ends[1])}", transform=axes.get_yaxis_transform(), va="center", size=8)
+    axes.text(
+        1.04, k + 1, f"{decimal(ends[0])} to {decimal(ends[1])}", transform=axes.get_yaxis_transform(), va="center", size=8
+    )
 
 
 def _short(number: Json) -> str:

@@ -51,7 +51,8 @@ def unit_square(axes: Axes, *, xlabel: str, ylabel: str, title: str) -> None:
 
 def sample(block: Json) -> str:
     """``142 patients, 37 events``, of a scored block."""
-    return f"{block['sample_size']['events'] + block['sample_size']['nonevents']:,} patients, {block['sample_size']['events']:,} events"
+    events, others = block["sample_size"]["events"], block["sample_size"]["nonevents"]
+    return f"{events + others:,} patients, {events:,} events"
 
 
 def shortened(name: str, longest: int = 24) -> str:

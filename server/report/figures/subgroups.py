@@ -32,7 +32,15 @@ def _subgroups(document: Json, levels: dict[tuple[str, str], dict[str, Json]]) -
         for (variable, level), groups in levels.items():
             if variable != before:
                 y += 1.0
-                axes.text(0.01, y - 0.75, variable.replace("_", " "), transform=axes.get_yaxis_transform(), weight="bold", size=8.5, va="center")
+                axes.text(
+                    0.01,
+                    y - 0.75,
+                    variable.replace("_", " "),
+                    transform=axes.get_yaxis_transform(),
+                    weight="bold",
+                    size=8.5,
+                    va="center",
+                )
                 before = variable
             first = y
             for name, group in groups.items():
@@ -51,7 +59,10 @@ def _subgroups(document: Json, levels: dict[tuple[str, str], dict[str, Json]]) -
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
         looks = {name: look_of(document, name) for name in sites}
-        handles = [axes.plot([], [], look.marker, color=look.colour, markersize=5, label=wrapped(name))[0] for name, look in looks.items()]
+        handles = [
+            axes.plot([], [], look.marker, color=look.colour, markersize=5, label=wrapped(name))[0]
+            for name, look in looks.items()
+        ]
         figure.legend(handles=handles, loc="outside upper left", ncols=2, handletextpad=0.2, columnspacing=1.2)
         low = min(decimal(group["metrics"]["auc"]["value"]) for groups in levels.values() for group in groups.values())
         return Drawing(figure, "subgroups", "AUC in groups of patients", f"Lowest {low}. " + "; ".join(words))

@@ -45,4 +45,6 @@ def _decision(site: str | None, block: Json, thresholds: list[float]) -> Drawing
             for threshold, m, a in zip(x, model, everybody, strict=True)
             if round(100 * threshold) % 10 == 0
         )
-        return Drawing(figure, f"decision_{site or 'all_sites'}", f"Decision curve, {title}", f"Net benefit {words}. {sample(block)}")
+        return Drawing(
+            figure, f"decision_{site or 'all_sites'}", f"Decision curve, {title}", f"Net benefit {words}. {sample(block)}"
+        )

@@ -7,6 +7,8 @@ from server.report.tables.model import Table
 
 Json = dict[str, Any]
 
+__all__ = ["FAMILIES", "Table", "build_tables"]
+
 FAMILIES = (cohort, performance, between, groups, comparison, course)
 
 

@@ -38,7 +38,13 @@ def _heterogeneity(document: Json) -> Table | None:
         if found is None:
             continue
         mean = {"value": found["mean"], "low": found["low"], "high": found["high"]}
-        cells = (words(_LABELS.get(name, name)), count(found["k"]), estimate(mean), _prediction(found), number(found["tau2"], 3))
+        cells = (
+            words(_LABELS.get(name, name)),
+            count(found["k"]),
+            estimate(mean),
+            _prediction(found),
+            number(found["tau2"], 3),
+        )
         rows.append(Row((*cells, Cell(percent(found["i2"]), "", {"": found["i2"]}))))
         if found["prior"]:
             rows.append(_with_prior(found))
@@ -100,7 +106,11 @@ def _ranking(document: Json) -> Table | None:
         Row(
             (
                 site_name(row["site"]),
-                Cell(decimal(row["expected_rank"], 1), f"{row['low']} to {row['high']}", {"": row["expected_rank"], "_low": row["low"], "_high": row["high"]}),
+                Cell(
+                    decimal(row["expected_rank"], 1),
+                    f"{row['low']} to {row['high']}",
+                    {"": row["expected_rank"], "_low": row["low"], "_high": row["high"]},
+                ),
                 Cell(percent(row["probability_best"]), "", {"": row["probability_best"]}),
             )
         )

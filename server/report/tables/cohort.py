@@ -34,16 +34,27 @@ def _flow(document: Json) -> Table | None:
             continue
         pictures = Cell("")
         if cohort["images_found"]:
-            pictures = Cell(f"{cohort['images_found']:,}", f"{cohort['images_unusable']:,} unusable", {"": cohort["images_found"]})
+            pictures = Cell(
+                f"{cohort['images_found']:,}", f"{cohort['images_unusable']:,} unusable", {"": cohort["images_found"]}
+            )
         shares = (Cell(percent(share), "", {"": share}) for share in (cohort["modalities"][name] for name in modalities))
-        cells = (count(cohort["found"]), count(sum(cohort["excluded"].values())), *(_part(site, key) for key, _ in _PARTS), pictures)
+        cells = (
+            count(cohort["found"]),
+            count(sum(cohort["excluded"].values())),
+            *(_part(site, key) for key, _ in _PARTS),
+            pictures,
+        )
         rows.append(Row((site_name(name), *cells, *shares)))
     return table("flow", "From each site's records to the patients of the study.", of, rows)
 
 
 def _part(site: Json, key: str) -> Cell:
     patients, events = site["n"][key], site["events"][key]
-    return Cell(f"{patients:,}", f"{events:,} events" + (f", {percent(events / patients)}" if patients else ""), {"": patients, "_events": events})
+    return Cell(
+        f"{patients:,}",
+        f"{events:,} events" + (f", {percent(events / patients)}" if patients else ""),
+        {"": patients, "_events": events},
+    )
 
 
 def _exclusions(described: dict[str, Json]) -> Table | None:
@@ -67,7 +78,9 @@ def _characteristics(described: dict[str, Json]) -> Table | None:
         if variable["kind"] == "numeric":
             kind = "geometric mean ×/÷ SD" if variable["geometric"] else "mean ± SD"
             detail = f"{kind}{', ' + variable['unit'] if variable['unit'] else ''}"
-            cells = [_with_missing(_spread(cohort["variables"][name]), share) for cohort, share in zip(cohorts, missing, strict=True)]
+            cells = [
+                _with_missing(_spread(cohort["variables"][name]), share) for cohort, share in zip(cohorts, missing, strict=True)
+            ]
             rows.append(Row((words(name.replace("_", " ")), words(detail), *cells)))
             continue
         for place, category in enumerate(variable["shares"]):

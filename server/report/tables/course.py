@@ -53,7 +53,14 @@ def _failures(document: Json) -> Table | None:
         Column("reason", "Reason", left=True),
     )
     rows = [
-        Row((site_name(name), words(phase), words(ranges(rounds) if phase == "train" else "–"), words(f"{code.replace('_', ' ')}: {reason}")))
+        Row(
+            (
+                site_name(name),
+                words(phase),
+                words(ranges(rounds) if phase == "train" else "–"),
+                words(f"{code.replace('_', ' ')}: {reason}"),
+            )
+        )
         for (name, phase, code, reason), rounds in found.items()
     ]
     return table("failures", "What did not count, and why.", of, rows)
@@ -61,7 +68,12 @@ def _failures(document: Json) -> Table | None:
 
 def _rounds(document: Json) -> Table | None:
     sites = list(document["sites"])
-    of = [Column("round", "Round", left=True), Column("selection", "Selection"), Column("loss", "Loss"), Column("seconds", "Seconds")]
+    of = [
+        Column("round", "Round", left=True),
+        Column("selection", "Selection"),
+        Column("loss", "Loss"),
+        Column("seconds", "Seconds"),
+    ]
     of += [Column(f"loss_{name}", f"Loss, {name}") for name in sites]
     rows = [
         Row(

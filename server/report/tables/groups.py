@@ -41,7 +41,9 @@ def _rows(document: Json, key: str) -> list[Row]:
                         words(group["level"].replace("_", " ")),
                         count(group["patients"]),
                         count(group["events"], of=group["patients"]),
-                        estimate(numbers["auc"], why="one outcome only" if group["events"] in {0, group["patients"]} else "too few"),
+                        estimate(
+                            numbers["auc"], why="one outcome only" if group["events"] in {0, group["patients"]} else "too few"
+                        ),
                         estimate(numbers["oe_ratio"], why="not estimable"),
                         estimate(numbers["brier"], 3, why="not estimable"),
                     )

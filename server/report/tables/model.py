@@ -65,14 +65,15 @@ class Table:
     def csv(self) -> str:
         """The table as CSV: numbers in full, empty cells where there is none, the reason in ``<key>_note``."""
         records = [self._record(row) for row in self.rows]
-        order = {column.key + suffix: None for column in self.columns for suffix in ("", "_low", "_high", "_events", "_note")} | {"note": None}
+        order = {
+            column.key + suffix: None for column in self.columns for suffix in ("", "_low", "_high", "_events", "_note")
+        } | {"note": None}
         names = [name for name in order if any(name in record for record in records)]
         text = io.StringIO()
         writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _harmless(value) for name, value in record.items()} for record in records)
         return text.getvalue()
-
 
     def _record(self, row: Row) -> dict[str, Value]:
         pairs = zip(self.columns, row.cells, strict=not row.instead)

@@ -3,17 +3,36 @@
 from collections.abc import Iterator
 from typing import Any
 
-from server.report.tables.model import Cell, Column, Row, Table, absent, count, estimate, metric, number, site_name, table, words
+from server.report.tables.model import (
+    Cell,
+    Column,
+    Row,
+    Table,
+    absent,
+    count,
+    estimate,
+    metric,
+    number,
+    site_name,
+    table,
+    words,
+)
 from server.report.wording import decimal, percent, why_not
 
 Json = dict[str, Any]
 
 PRESET, OWN = "preset", "the site's own tuning patients"
-_RATES = (("sensitivity", "Sensitivity"), ("specificity", "Specificity"), ("ppv", "Pos. predictive value"), ("npv", "Neg. predictive value"))
+_RATES = (
+    ("sensitivity", "Sensitivity"),
+    ("specificity", "Specificity"),
+    ("ppv", "Pos. predictive value"),
+    ("npv", "Neg. predictive value"),
+)
 
 
 def build(document: Json) -> Iterator[Table | None]:
-    """``sites``, ``thresholds``, ``thresholds_by_site``, ``own_thresholds``, ``prevalences``, ``calibration``, ``recalibration``."""
+    """``sites``, ``thresholds``, ``thresholds_by_site``, ``own_thresholds``, ``prevalences``, ``calibration``, "
+    "``recalibration``."""
     yield _sites(document)
     yield _thresholds(document)
     yield _thresholds_by_site(document)
@@ -60,7 +79,12 @@ def _sites(document: Json) -> Table | None:
         if why := nothing_at(block):
             rows.append(Row((site_name(name),), total, instead=why))
             continue
-        at = [_rate(block, row, key) for row in block["thresholds"][:1] for key in ("sensitivity", "specificity") if chosen is not None]
+        at = [
+            _rate(block, row, key)
+            for row in block["thresholds"][:1]
+            for key in ("sensitivity", "specificity")
+            if chosen is not None
+        ]
         cells = (*_patients(block), metric(block, "auc"), metric(block, "average_precision"), *at)
         after = (metric(block, "brier", 3), metric(block, "oe_ratio"), metric(block, "calibration_slope"))
         rows.append(Row((site_name(name), *cells, *after), total))
@@ -125,20 +149,31 @@ def _thresholds_by_site(document: Json) -> Table | None:
 
 def _own_thresholds(document: Json) -> Table | None:
     """What each site would choose itself, from its own tuning patients, and what that does on its test patients."""
-    rules = list(dict.fromkeys(row["rule"] for site in document["sites"].values() for row in site["thresholds"] if row["chosen_on"] == OWN))
+    rules = list(
+        dict.fromkeys(
+            row["rule"] for site in document["sites"].values() for row in site["thresholds"] if row["chosen_on"] == OWN
+        )
+    )
     rows = []
     for name, site in document["sites"].items():
         own = {row["rule"]: row for row in site["thresholds"] if row["chosen_on"] == OWN}
         if own and not nothing_at(site):
             rows.append(Row((site_name(name), *(_own(own.get(rule)) for rule in rules))))
-    of = [Column("site", "Site", left=True), *(Column(rule.replace(" ", "_"), _rule({"rule": rule}).capitalize()) for rule in rules)]
+    of = [
+        Column("site", "Site", left=True),
+        *(Column(rule.replace(" ", "_"), _rule({"rule": rule}).capitalize()) for rule in rules),
+    ]
     return table("own_thresholds", "Thresholds that each site would choose on its own tuning patients.", of, rows)
 
 
 def _own(row: Json | None) -> Cell:
     if row is None:
         return absent("no tuning patients of a class")
-    rates = [f"{label} {percent(row[key]['value'])}" for key, label in (("sensitivity", "sens."), ("specificity", "spec.")) if row[key]]
+    rates = [
+        f"{label} {percent(row[key]['value'])}"
+        for key, label in (("sensitivity", "sens."), ("specificity", "spec."))
+        if row[key]
+    ]
     return Cell(f"{row['threshold']:.3g}", ", ".join(rates), {"": row["threshold"], "_note": ", ".join(rates)})
 
 
@@ -226,4 +261,6 @@ def _recalibration(document: Json) -> Table | None:
 
 
 def _corrected(block: Json) -> tuple[Cell, ...]:
-    return tuple(metric(block, key, digits) for key, digits in (("oe_ratio", 2), ("calibration_slope", 2), ("ici", 3), ("brier", 3)))
+    return tuple(
+        metric(block, key, digits) for key, digits in (("oe_ratio", 2), ("calibration_slope", 2), ("ici", 3), ("brier", 3))
+    )
