@@ -129,7 +129,7 @@ class Worker:
                 )
                 return Message(reply, trained.vectors)
             case EvaluateRequest():
-                common, personal = evaluate(bench, request, vectors, state=state)
+                common, personal = evaluate(bench, request, vectors, state=state, minimum_cell=self.policy.minimum_cell)
                 seconds = perf_counter() - started
                 return Message(EvaluateReply(self.name, task.attempt, parts=common, personal=personal, seconds=seconds))
             case CompareRequest():
