@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.report import wording
+from server.report.figures.forest import MEASURES
 from server.report.prose import privacy
 from server.report.prose.answers import answers
 from server.report.prose.checklists import checklists
@@ -49,11 +50,11 @@ def _sites(document: Json) -> Json:
 
 def _between(document: Json) -> Json:
     found = {name: block for name, block in document["heterogeneity"].items() if block}
-    cautions = list(dict.fromkeys(f"{_capital(block['caution'])}." for block in found.values() if block["caution"]))
+    cautions = [f"{_capital(block['caution'])}." for block in found.values() if block["caution"]][:1]
     left_out: dict[str, list[str]] = {}
     for name, block in found.items():
         for site in block["excluded"]:
-            left_out.setdefault(f"{site['site']} ({site['why']})", []).append(name.replace("_", " "))
+            left_out.setdefault(f"{site['site']} ({site['why']})", []).append(MEASURES[name][0])
     named: dict[str, list[str]] = {}
     for site, measures in left_out.items():
         named.setdefault(wording.listing(measures), []).append(site)
@@ -77,7 +78,10 @@ def _privacy(document: Json) -> Json:
 
 
 def _limits(document: Json) -> Json:
-    suppressed = {name: site["suppressed"] for name, site in document["sites"].items() if site["suppressed"]}
+    suppressed: dict[str, dict[str, list[str]]] = {}
+    for name, site in document["sites"].items():
+        for item in site["suppressed"]:
+            suppressed.setdefault(name, {}).setdefault(item["why"], []).append(item["what"])
     return {"limits": limits(document), "suppressed": suppressed}
 
 

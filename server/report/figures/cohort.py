@@ -30,8 +30,8 @@ def draw(document: Json) -> Iterator[Drawing]:
 def _flow(sites: dict[str, Json]) -> Drawing:
     rows = [(name, _numbers(site)) for name, site in sites.items()]
     if len(rows) > 1:
-        total = [sum(numbers[i] for _, numbers in rows) for i in range(len(rows[0][1]))]
-        rows.append(("All sites", total))
+        columns = list(zip(*(numbers for _, numbers in rows), strict=True))
+        rows.append(("All sites", [None if None in column else sum(column) for column in columns]))
     words = []
     with canvas(WIDTH, 0.35 + 0.56 * len(rows)) as figure:
         axes = figure.add_subplot()
@@ -42,23 +42,25 @@ def _flow(sites: dict[str, Json]) -> Drawing:
             axes.plot([_COLUMNS[0], _COLUMNS[-1]], [y, y], color=COLOURS["muted"], linewidth=0.8, zorder=0)
             _box(axes, _COLUMNS[0], y, f"{found:,}")
             _box(axes, _COLUMNS[1], y, f"− {out:,}", dashed=True)
-            for x, patients, events in zip(_COLUMNS[2:], parts[::2], parts[1::2], strict=True):
-                _box(axes, x, y, f"{patients:,} ({events:,})", filled=True)
-            words.append(
-                f"{name}: {found} found, {out} left out, "
-                + ", ".join(
-                    f"{n} {label} ({e} events)" for (_, label), n, e in zip(_PARTS, parts[::2], parts[1::2], strict=True)
-                )
-            )
+            labelled = [_patients(patients, events) for patients, events in zip(parts[::2], parts[1::2], strict=True)]
+            for x, label in zip(_COLUMNS[2:], labelled, strict=True):
+                _box(axes, x, y, label, filled=True)
+            counts = ", ".join(f"{part} {label}" for (_, part), label in zip(_PARTS, labelled, strict=True))
+            words.append(f"{name}: {found} found, {out} left out, {counts}")
         axes.set(xlim=(-0.5, 4.9), ylim=(len(rows) - 0.6, -0.85))
         axes.set_axis_off()
         return Drawing(figure, "flow", "From each site's records to the parts of the study", "; ".join(words))
 
 
-def _numbers(site: Json) -> list[int]:
+def _numbers(site: Json) -> list[int | None]:
     cohort = site["cohort"]
     parts = [number for key, _ in _PARTS for number in (site["n"][key], site["events"][key])]
     return [cohort["found"], sum(cohort["excluded"].values()), *parts]
+
+
+def _patients(patients: int | None, events: int | None) -> str:
+    """Patients and, unless a site held them back, events."""
+    return f"{patients:,}" if events is None else f"{patients:,} ({events:,})"
 
 
 def _box(axes: Axes, x: float, y: float, text: str, *, filled: bool = False, dashed: bool = False) -> None:

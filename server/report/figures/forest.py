@@ -38,7 +38,7 @@ def _forest(document: Json, metric: str, found: Json, *, label: str, reference: 
             look = look_of(document, name)
             _line(axes, site["low"], site["high"], y, limits=(low, high), colour=look.colour)
             axes.plot([site["value"]], [y], look.marker, color=look.colour, markersize=3.5 + 6 * site["weight"] ** 0.5)
-            axes.text(1.04, y, _short(site), transform=axes.get_yaxis_transform(), va="center", size=8)
+            axes.text(1.07, y, _short(site), transform=axes.get_yaxis_transform(), va="center", size=8)
         _summary(axes, found, k, limits=(low, high))
         if metric == "oe_ratio":
             axes.set_xscale("log")
@@ -92,9 +92,9 @@ def _summary(axes: Axes, found: Json, k: int, *, limits: tuple[float, float]) ->
     axes.axhline(k - 0.5, color=COLOURS["rule"], linewidth=0.8)
     diamond = [(low, k), (found["mean"], k - 0.28), (high, k), (found["mean"], k + 0.28)]
     axes.add_patch(Polygon(diamond, closed=True, color=COLOURS["ink"]))
-    axes.text(1.04, k, _short({**found, "value": found["mean"]}), transform=axes.get_yaxis_transform(), va="center", size=8)
+    axes.text(1.07, k, _short({**found, "value": found["mean"]}), transform=axes.get_yaxis_transform(), va="center", size=8)
     if found["prediction_low"] is None:
-        axes.text(1.04, k + 1, "too few sites", transform=axes.get_yaxis_transform(), va="center", size=8)
+        axes.text(1.07, k + 1, "too few sites", transform=axes.get_yaxis_transform(), va="center", size=8)
         return
     ends = found["prediction_low"], found["prediction_high"]
     _line(axes, *ends, k + 1, limits=limits, colour=COLOURS["ink"], width=3)

@@ -46,7 +46,7 @@ def unit_square(axes: Axes, *, xlabel: str, ylabel: str, title: str) -> None:
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel=xlabel, ylabel=ylabel)
     axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-    axes.set_title(wrapped(title), x=-0.02)
+    axes.set_title(wrapped(title, 20), x=-0.02)
 
 
 def sample(block: Json) -> str:

@@ -37,7 +37,7 @@ def _decision(site: str | None, block: Json, thresholds: list[float]) -> Drawing
         for threshold in thresholds:
             axes.axvline(threshold, ymax=0.04, color=COLOURS["ink"], linewidth=1)
         axes.set(xlim=(0, highest), ylim=(-0.25 * top, 1.25 * top), xlabel="threshold probability", ylabel="net benefit")
-        axes.set_title(wrapped(title), x=-0.02)
+        axes.set_title(wrapped(title, 20), x=-0.02)
         legend = axes.legend(loc="upper right", handlelength=1.6, borderaxespad=0.1, title=sample(block), title_fontsize=8)
         legend.get_title().set_color(COLOURS["muted"])
         words = "; ".join(

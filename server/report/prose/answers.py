@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from server.report.prose.limits import FEW
 from server.report.prose.privacy import kept
 from server.report.tables.cohort import MUCH
 from server.report.wording import ADVISED_PER_CLASS, count, decimal, interval, listing, percent, ranges
 
 Json = dict[str, Any]
-
-FEW = 10  # patients of a class, below which one patient moves an AUC by several hundredths
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,9 @@ def _calibrated(document: Json) -> str:
 
 
 def _recalibration(document: Json) -> str:
-    better, same, impossible = [], [], []
+    better: list[str] = []
+    same: list[str] = []
+    impossible: list[str] = []
     for name, site in document["sites"].items():
         found = site["recalibrated"]
         after, before = found["logistic"] or found["intercept"], site["metrics"]["ici"]

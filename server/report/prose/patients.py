@@ -51,7 +51,7 @@ def _parts(described: dict[str, Json]) -> str | None:
 
 def outcome(protocol: StudyProtocol, document: Json) -> Part:
     """What a positive label means and how often it is."""
-    sites = [site for site in document["sites"].values() if site["events"]]
+    sites = [site for site in document["sites"].values() if site["events"] and None not in site["events"].values()]
     patients = sum(sum(site["n"].values()) for site in sites)
     events = sum(sum(site["events"].values()) for site in sites)
     how_many = f"It was present in {events:,} of {patients:,} patients ({percent(events / patients)})." if patients else None

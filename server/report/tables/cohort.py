@@ -50,20 +50,18 @@ def _flow(document: Json) -> Table | None:
 
 def _part(site: Json, key: str) -> Cell:
     patients, events = site["n"][key], site["events"][key]
-    return Cell(
-        f"{patients:,}",
-        f"{events:,} events" + (f", {percent(events / patients)}" if patients else ""),
-        {"": patients, "_events": events},
-    )
+    if events is None:
+        return Cell(f"{patients:,}", "events held back", {"": patients})
+    share = f", {percent(events / patients)}" if patients else ""
+    return Cell(f"{patients:,}", f"{events:,} events{share}", {"": patients, "_events": events})
 
 
 def _exclusions(described: dict[str, Json]) -> Table | None:
     of = (Column("site", "Site", left=True), Column("reason", "Why left out", left=True), Column("patients", "Patients"))
     rows = [
-        Row((site_name(name), words(reason), count(patients)))
+        Row((site_name(name, shown=place == 0), words(reason), count(patients)))
         for name, site in described.items()
-        for reason, patients in site["cohort"]["excluded"].items()
-        if patients
+        for place, (reason, patients) in enumerate(site["cohort"]["excluded"].items())
     ]
     return table("exclusions", "Why patients were left out.", of, rows)
 

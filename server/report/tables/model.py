@@ -93,9 +93,9 @@ def words(text: str, small: str = "", *, warn: bool = False) -> Cell:
     return Cell(text, small, {"": text if not small else f"{text} ({small})"}, warn=warn)
 
 
-def site_name(name: str) -> Cell:
-    """The heading of a site's row."""
-    return Cell(name, "", {"": name})
+def site_name(name: str, *, shown: bool = True) -> Cell:
+    """The heading of a site's row; not ``shown`` again in the further rows of the same site."""
+    return Cell(name if shown else "", "", {"": name})
 
 
 def metric(block: Json, name: str, digits: int = 2) -> Cell:

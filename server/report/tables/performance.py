@@ -68,7 +68,6 @@ def _sites(document: Json) -> Table | None:
         Column("patients", "Test patients"),
         Column("events", "Events"),
         Column("auc", "AUC"),
-        Column("average_precision", "Average precision"),
         *((Column("sensitivity", "Sensitivity"), Column("specificity", "Specificity")) if chosen is not None else ()),
         Column("brier", "Brier score"),
         Column("oe_ratio", "Observed / expected"),
@@ -85,7 +84,7 @@ def _sites(document: Json) -> Table | None:
             for key in ("sensitivity", "specificity")
             if chosen is not None
         ]
-        cells = (*_patients(block), metric(block, "auc"), metric(block, "average_precision"), *at)
+        cells = (*_patients(block), metric(block, "auc"), *at)
         after = (metric(block, "brier", 3), metric(block, "oe_ratio"), metric(block, "calibration_slope"))
         rows.append(Row((site_name(name), *cells, *after), total))
     at_threshold = f"; positive from a predicted probability of {chosen:g}" if chosen is not None else ""
@@ -103,6 +102,10 @@ def _rule(row: Json) -> str:
     if row["rule"] == "youden":
         return "best of Youden's index"
     return f"to find {100 * float(row['rule'].split()[1]):.0f}%"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 _THRESHOLD_COLUMNS = (
@@ -161,7 +164,7 @@ def _own_thresholds(document: Json) -> Table | None:
             rows.append(Row((site_name(name), *(_own(own.get(rule)) for rule in rules))))
     of = [
         Column("site", "Site", left=True),
-        *(Column(rule.replace(" ", "_"), _rule({"rule": rule}).capitalize()) for rule in rules),
+        *(Column(rule.replace(" ", "_"), _capital(_rule({"rule": rule}))) for rule in rules),
     ]
     return table("own_thresholds", "Thresholds that each site would choose on its own tuning patients.", of, rows)
 
@@ -215,17 +218,17 @@ _CALIBRATION = (
     ("e90", "E90", 3),
     ("brier", "Brier score", 3),
     ("scaled_brier", "Scaled Brier", 2),
+    ("average_precision", "Average precision", 2),
 )
 
 
 def _calibration(document: Json) -> Table | None:
-    of = [Column("site", "Site", left=True), Column("patients", "Test patients"), Column("events", "Events")]
-    of += [Column(key, label) for key, label, _ in _CALIBRATION]
+    of = [Column("site", "Site", left=True), *(Column(key, label) for key, label, _ in _CALIBRATION)]
     rows = []
     for name, block, total in _blocks(document):
         if not nothing_at(block):
             numbers = (metric(block, key, digits) for key, _, digits in _CALIBRATION)
-            rows.append(Row((site_name(name), *_patients(block), *numbers), total))
+            rows.append(Row((site_name(name), *numbers), total))
     return table("calibration", "Calibration on test patients, 95% intervals below the values.", of, rows)
 
 
@@ -240,7 +243,7 @@ def _recalibration(document: Json) -> Table | None:
         Column("ici", "ICI"),
         Column("brier", "Brier score"),
     )
-    rows = []
+    rows: list[Row] = []
     for name, site in document["sites"].items():
         if nothing_at(site):
             continue
@@ -256,7 +259,9 @@ def _recalibration(document: Json) -> Table | None:
                 formula = f"{decimal(fitted['intercept'])} + {decimal(fitted['slope'])} × old"
                 size = Cell(f"{fitted['patients']:,}", f"{fitted['events']:,} events", {"": fitted["patients"]})
                 label = {"intercept": "intercept only", "logistic": "intercept and slope"}[kind]
-                rows.append(Row((site_name(name), words(label), words(formula), size, *_corrected({**site, **fitted}))))
+                rows.append(
+                    Row((site_name(name, shown=False), words(label), words(formula), size, *_corrected({**site, **fitted})))
+                )
     return table("recalibration", "Test patients before and after a correction fitted on the site's tuning patients.", of, rows)
 
 
