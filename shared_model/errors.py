@@ -74,7 +74,9 @@ class FailureCode(StrEnum):
     BUDGET_EXCEEDED = "budget_exceeded"
     TOO_MANY_ROUNDS = "too_many_rounds"
     TOO_FEW_PATIENTS = "too_few_patients"
+    REPLAYED_REQUEST = "replayed_request"
     COHORT_UNUSABLE = "cohort_unusable"
+    COHORT_CHANGED = "cohort_changed"
     MODEL_REFUSED = "model_refused"
     TRAINING_DIVERGED = "training_diverged"
     OUT_OF_MEMORY = "out_of_memory"
@@ -87,6 +89,7 @@ class FailureCode(StrEnum):
     WRONG_SHAPE = "wrong_shape"
     WRONG_COUNT = "wrong_count"
     NORM_EXCEEDED = "norm_exceeded"
+    SECURE_SUM_REFUSED = "secure_sum_refused"
 
 
 class RefusedError(ConsiliumError):

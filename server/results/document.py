@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.records import Arm, RoundRecord, RunRecord
-from server.results import heterogeneity, scored
+from server.results import heterogeneity, privacy, scored
 from shared_model import metrics
 from shared_model.disclosure import performance_on
 from shared_model.messages import DescribeReply
@@ -23,7 +23,7 @@ def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
     """The document of ``schema.json``; ``arms`` are the comparators of a simulation with baselines."""
     tested = {name: reply.parts["test"] for name, reply in record.evaluations.items() if "test" in reply.parts}
     scorer = _Scorer(record.protocol.evaluation, _common_thresholds(record))
-    pooled = scorer.over_sites(list(tested.values()))
+    pooled = scorer.over_sites(list(tested.values()), together=record.summed.get("test"))
     sites = {name: _site(name, record, arms, scorer) for name in record.enrolled}
     document: Json = {
         "schema_version": SCHEMA_VERSION,
@@ -43,6 +43,7 @@ def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
                 document[f"federated_vs_{kind}"] = scored.difference(pooled, document[kind])
     return {
         **document,
+        "privacy": {"secure_sum": privacy.secure_sum(record)},
         "rounds": [_round(record_of_round) for record_of_round in record.rounds],
         "timing": _timing(record),
         "traffic": {"bytes_down": record.traffic.bytes_down, "bytes_up": record.traffic.bytes_up},
@@ -59,14 +60,15 @@ class _Scorer:
     def at_site(self, performance: Performance, *, absence: str = "no test patients") -> Json:
         return scored.at_site(performance, evaluation=self.evaluation, common=self.common, absence=absence)
 
-    def over_sites(self, performances: Sequence[Performance]) -> Json:
-        return scored.over_sites(performances, evaluation=self.evaluation, common=self.common)
+    def over_sites(self, performances: Sequence[Performance], *, together: Performance | None = None) -> Json:
+        return scored.over_sites(performances, evaluation=self.evaluation, common=self.common, together=together)
 
 
 def _common_thresholds(record: RunRecord) -> dict[str, float]:
     """Thresholds chosen by rule on the tuning patients of all sites together."""
     tuning = [reply.parts["tune"] for reply in record.evaluations.values() if "tune" in reply.parts]
-    return metrics.thresholds_by_rule(metrics.pool(tuning).histogram, record.protocol.evaluation.sensitivities)
+    together = record.summed.get("tune") or metrics.pool(tuning)
+    return metrics.thresholds_by_rule(together.histogram, record.protocol.evaluation.sensitivities)
 
 
 def _study(protocol: StudyProtocol) -> Json:
@@ -208,13 +210,15 @@ def _categorical(counts: Mapping[str, CategoryCounts], name: str, categories: Se
 
 
 def _round(row: RoundRecord) -> Json:
-    """``selection`` judges the model that entered the round, ``loss`` is of training in it (weighted by patients)."""
+    """``selection`` judges the model that entered the round, ``loss`` is of training in it (weighted by patients). Of a secure
+    sum, loss and norm are known of all sites together only."""
     told = [(site.loss, site.patients) for site in row.sites.values() if site.loss is not None]
     patients = sum(patients for _, patients in told)
     return {
         "round": row.round,
         "selection": row.selection,
-        "loss": sum(loss * patients for loss, patients in told) / patients if patients else None,
+        "loss": row.summed.loss if row.summed else sum(x * n for x, n in told) / patients if patients else None,
+        "update_norm": row.summed.update_norm if row.summed else None,
         "wall_s": row.wall_s,
         "sites": {
             name: {

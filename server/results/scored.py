@@ -77,10 +77,12 @@ def over_sites(
     *,
     evaluation: Evaluation,
     common: Mapping[str, float],
+    together: Performance | None = None,
     absence: str = "no test patients",
 ) -> Json:
-    """The patients of all sites together, from additive summaries; each metric states its ``error_bound``."""
-    pooled = metrics.pool(performances)
+    """The patients of all sites together, from additive summaries; each metric states its ``error_bound``. Of a secure sum,
+    ``together`` is given, and the single summaries are without histograms."""
+    pooled = metrics.pool(performances) if together is None else together
     bounded = pooled_estimates.estimates(pooled, replicates=evaluation.bootstrap)
     numbers = {name: _bounded(bounded.get(name)) for name in METRICS}
     rows = [

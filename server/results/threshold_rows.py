@@ -47,6 +47,8 @@ def by_rule(
     Thresholds are edges of the fine grid, so that counts are exact unless the histogram's intervals reach across; then the
     intervals run from the worst case to the best, and ``undecided`` is the number of patients who may be on either side.
     """
+    if not sum(performance.histogram.negatives) + sum(performance.histogram.positives):
+        return  # nobody, or a histogram that was told under masks only
     for rule, threshold in thresholds.items():
         middle, worst, best = counted(performance.histogram, threshold)
         yield _row(middle, worst, best, evaluation, rule=rule, chosen_on=chosen_on)
