@@ -74,7 +74,8 @@ def _course(document: Json) -> Json:
 
 
 def _privacy(document: Json) -> Json:
-    return {"privacy": privacy.sentences(document)}
+    stated = {name: site["privacy"] for name, site in document["sites"].items() if site["privacy"]}
+    return {"stated": stated, "protection": privacy.sentences(document)}
 
 
 def _limits(document: Json) -> Json:
@@ -100,7 +101,8 @@ SECTIONS = (
     Section("subgroups", "Groups of patients"),
     Section("comparison", "Does joining help?"),
     Section("course", "How the training went", _course),
-    Section("privacy", "Participation and privacy", _privacy),
+    Section("participation", "Who took part"),
+    Section("privacy", "Privacy, and what the study has cost of it", _privacy),
     Section("methods", "Methods", lambda document: {"methods": methods(document)}),
     Section("limits", "Limits, and what is not told", _limits),
     Section("checklists", "Reporting checklists", lambda document: {"checklists": checklists(document)}, last=True),

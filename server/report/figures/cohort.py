@@ -40,13 +40,13 @@ def _flow(sites: dict[str, Json]) -> Drawing:
         for y, (name, (found, out, *parts)) in enumerate(rows):
             axes.text(_COLUMNS[0] - _BOX / 2, y - 0.36, name, size=8.5, weight="bold", va="center")
             axes.plot([_COLUMNS[0], _COLUMNS[-1]], [y, y], color=COLOURS["muted"], linewidth=0.8, zorder=0)
-            _box(axes, _COLUMNS[0], y, f"{found:,}")
+            _box(axes, _COLUMNS[0], y, "–" if found is None else f"{found:,}")
             _box(axes, _COLUMNS[1], y, f"− {out:,}", dashed=True)
             labelled = [_patients(patients, events) for patients, events in zip(parts[::2], parts[1::2], strict=True)]
             for x, label in zip(_COLUMNS[2:], labelled, strict=True):
                 _box(axes, x, y, label, filled=True)
             counts = ", ".join(f"{part} {label}" for (_, part), label in zip(_PARTS, labelled, strict=True))
-            words.append(f"{name}: {found} found, {out} left out, {counts}")
+            words.append(f"{name}: {'not told how many' if found is None else found} found, {out} left out, {counts}")
         axes.set(xlim=(-0.5, 4.9), ylim=(len(rows) - 0.6, -0.85))
         axes.set_axis_off()
         return Drawing(figure, "flow", "From each site's records to the parts of the study", "; ".join(words))

@@ -30,7 +30,7 @@ def answers(document: Json) -> list[Answer]:
         Answer("Does joining help the smallest site?", _smallest(document), ("comparison",)),
         Answer("Which threshold?", _threshold(document), ("utility",)),
         Answer("How sure are these numbers?", _sure(document), ("sites", "between", "limits")),
-        Answer("Who dropped out?", _dropped(document), ("privacy", "course")),
+        Answer("Who dropped out?", _dropped(document), ("participation", "course")),
         Answer("Was privacy kept?", kept(document), ("privacy", "limits")),
         Answer("What drives the predictions?", _drives(document), ("explanation",)),
         Answer("Can I trust the number of a single site?", _trust(document), ("sites", "limits")),

@@ -24,7 +24,8 @@ _INTENSITY = {
 def participants(protocol: StudyProtocol, document: Json) -> Part:
     """Who was found, left out, and in which part."""
     described = {name: site for name, site in document["sites"].items() if site["cohort"]}
-    found = sum(site["cohort"]["found"] for site in described.values())
+    counts = [site["cohort"]["found"] for site in described.values()]
+    found = 0 if None in counts else sum(counts)  # under differential privacy a site does not tell
     left_out = sum(sum(site["cohort"]["excluded"].values()) for site in described.values())
     return part(
         "Participants",

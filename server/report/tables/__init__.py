@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from server.report.tables import between, cohort, comparison, course, groups, performance
+from server.report.tables import between, cohort, comparison, course, groups, performance, privacy
 from server.report.tables.model import Table
 
 Json = dict[str, Any]
 
 __all__ = ["FAMILIES", "Table", "build_tables"]
 
-FAMILIES = (cohort, performance, between, groups, comparison, course)
+FAMILIES = (cohort, performance, between, groups, comparison, course, privacy)
 
 
 def build_tables(document: Json) -> dict[str, Table]:

@@ -68,7 +68,7 @@ def _exclusions(described: dict[str, Json]) -> Table | None:
 
 def _characteristics(described: dict[str, Json]) -> Table | None:
     of = [Column("variable", "Variable", left=True), Column("detail", "", left=True)]
-    of += [Column(name, f"{name} (n = {site['n']['train']:,})") for name, site in described.items()]
+    of += [Column(name, f"{name} (n = {site['n'][_described(site)]:,})") for name, site in described.items()]
     rows: list[Row] = []
     for name, variable in next(iter(described.values()))["cohort"]["variables"].items():
         cohorts = [site["cohort"] for site in described.values()]
@@ -88,8 +88,15 @@ def _characteristics(described: dict[str, Json]) -> Table | None:
                 cells = [_with_missing(cell, share) for cell, share in zip(cells, missing, strict=True)]
             heading = Cell("" if place else name.replace("_", " "), "", {"": name})
             rows.append(Row((heading, words(category.replace("_", " ")), *cells)))
-    caption = "Characteristics of training patients. “Missing” is the share of all the site's patients without a value."
+    parts = {_described(site) for site in described.values()}
+    whose = "training" if parts == {"train"} else "tuning" if parts == {"tune"} else "training or tuning"
+    caption = f"Characteristics of {whose} patients. “Missing” is the share of all the site's patients without a value."
     return table("characteristics", caption, of, rows, wide=True)
+
+
+def _described(site: Json) -> str:
+    """The part whose patients a site describes: under differential privacy not those it trains on."""
+    return "tune" if site["privacy"] else "train"
 
 
 def _with_missing(cell: Cell, share: float | None) -> Cell:
