@@ -71,8 +71,8 @@ def _course(document: Json) -> Json:
         )
     elif judged:
         words = (
-            "Above: the model after so many rounds, judged on tuning patients. Below: its loss while training, at each site and "
-            "over all patients."
+            "Above: the model after so many rounds, judged on tuning patients. Below: its loss while training, at each site "
+            "and over all patients."
         )
     else:
         words = "Loss while training, at each site and over all patients."
