@@ -1,90 +1,34 @@
 """What differential privacy costs a site: CPU time and memory of a step, relative to training without it.
 
-``make bench`` prints the table; nothing here is asserted. Each figure is of a process of its own.
+``make bench`` prints the table; nothing here is asserted. Each figure is the better of two processes of their own.
 """
 
-import json
-import multiprocessing
-import resource
-from time import process_time
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-import torch
-
-from client.cohort.tensors import CohortTensors
-from client.training.loop import train_locally
-from client.training.private import train_privately
-from client.training.rules import plain
-from shared_model.network import build_network
-from shared_model.protocol import StudyProtocol
-from shared_model.summaries import Normalization
 
 pytestmark = pytest.mark.benchmark
 
-PATIENTS, STEPS, SIZE, VIEWS = 64, 6, 64, 3
 
-
-def settings(*, trainable: str = "all") -> StudyProtocol:
-    """The default network with three views of 64 px."""
-    document = {
-        "study": {"name": "bench", "title": "t", "outcome": "o"},
-        "variables": {name: {"kind": "numeric"} for name in "abcdefgh"},
-        "images": {"size": SIZE, "per_patient": VIEWS, "views": {"a": {}, "b": {}, "c": {}}},
-        "training": {"steps": STEPS, "batch_size": 32},
-        "federation": {"rounds": 1},
-        "privacy": {"trainable": trainable, "dp": {"epsilon": 8.0}},
-    }
-    return StudyProtocol.model_validate_json(json.dumps(document))
-
-
-def cohort() -> CohortTensors:
-    return CohortTensors(
-        images=torch.randint(0, 256, (VIEWS * PATIENTS, 1, SIZE, SIZE), dtype=torch.uint8),
-        slots=torch.arange(VIEWS * PATIENTS).reshape(PATIENTS, VIEWS),
-        views=torch.arange(VIEWS).expand(PATIENTS, VIEWS).clone(),
-        numeric=torch.randn(PATIENTS, 8),
-        numeric_present=torch.ones(PATIENTS, 8, dtype=torch.bool),
-        categorical=torch.zeros(PATIENTS, 0, dtype=torch.int64),
-        label=(torch.arange(PATIENTS) % 2).float(),
-    )
-
-
-def measure(private: bool, trainable: str, physical_batch: int) -> tuple[float, float]:
-    """CPU seconds a patient, and how much the process's peak memory grows, in MB."""
-    torch.set_num_threads(1)
-    protocol, patients = settings(trainable=trainable), cohort()
-    assert protocol.privacy.dp is not None
-    network = build_network(protocol, normalization=Normalization((0.0,) * 8, (1.0,) * 8, ()), seed=0)
-    index = torch.arange(PATIENTS)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = process_time()
-    if private:
-        # Nobody is left to chance, so that both arms compute as many patients.
-        training = protocol.training.model_copy(update={"batch_size": PATIENTS, "steps": STEPS // 2})
-        train_privately(
-            network, patients, index, training=training, parameters=[], correction=plain, round_=1, rounds=1,
-            dp=protocol.privacy.dp.model_copy(update={"physical_batch": physical_batch}), noise_multiplier=1.0,
-            generator=torch.Generator().manual_seed(0),
-        )  # fmt: skip
-    else:
-        train_locally(
-            network, patients, index, training=protocol.training, parameters=[], correction=plain, round_=1, rounds=1, seed=0
-        )
-    seconds = process_time() - started
-    return seconds / (STEPS * 32), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+def measured(arm: str, trainable: str, physical_batch: int) -> tuple[float, float]:
+    """CPU seconds a patient, and growth of memory in MB."""
+    command = [sys.executable, "-m", "tests.benchmarks.private_round", arm, trainable, str(physical_batch)]
+    root = Path(__file__).parents[2]
+    runs = [subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.split() for _ in range(2)]
+    return min(float(seconds) for seconds, _ in runs), min(float(memory) for _, memory in runs)
 
 
 def test_private_steps_against_plain_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    context = multiprocessing.get_context("spawn")
-    lines = ["default network, 3 views of 64 px, batches of 32; CPU seconds and growth of memory, in units of plain training"]
-    with context.Pool(1, maxtasksperchild=1) as pool:
-        for trainable in ("all", "fusion_and_head"):
-            arms = {"plain": (False, trainable, 32)}
-            arms |= {f"private, physical batches of {size}": (True, trainable, size) for size in (32, 16, 8)}
-            found = {name: [pool.apply(measure, arm) for _ in range(2)] for name, arm in arms.items()}
-            best = {name: (min(s for s, _ in runs), min(m for _, m in runs)) for name, runs in found.items()}
-            seconds, memory = best["plain"]
-            for name, (s, m) in best.items():
-                lines.append(f"{trainable:>15}  {name:<32} time {s / seconds:4.2f}  memory {m / memory:4.2f}  ({m:.0f} MB)")
+    lines = ["default network, 3 views of 64 px, batches of 32; CPU time and growth of memory, in units of plain training"]
+    for trainable in ("all", "fusion_and_head"):
+        seconds, memory = measured("plain", trainable, 32)
+        lines.append(f"{trainable:>15}  plain {memory:.0f} MB")
+        for size in (32, 16, 8):
+            s, m = measured("private", trainable, size)
+            lines.append(
+                f"{trainable:>15}  private, physical batches of {size:2d}: time {s / seconds:4.2f}, memory {m / memory:4.2f}"
+            )
     with capsys.disabled():
         print("\n" + "\n".join(lines))
