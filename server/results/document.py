@@ -4,8 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from server.records import Arm, RoundRecord, RunRecord
-from server.results import scored
+from server.records import NO_DESIGN, Arm, Design, RoundRecord, RunRecord
+from server.results import paired, scored
+from server.results.case_mix import adequacy, case_mix
+from server.results.design import design_of
+from server.results.readings import comparators
+from server.results.strata import strata
 from shared_model import metrics
 from shared_model.disclosure import performance_on
 from shared_model.messages import DescribeReply
@@ -17,9 +21,13 @@ SCHEMA_VERSION = 1
 SEQUENTIAL_ENGINE = "in-process"  # its sites compute one after another
 
 
-def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
-    """The document of ``schema.json``; ``arms`` are the comparators of a simulation with baselines."""
-    tested = {name: reply.parts["test"] for name, reply in record.evaluations.items() if "test" in reply.parts}
+def assemble(record: RunRecord, arms: Sequence[Arm] = (), design: Design = NO_DESIGN) -> Json:
+    """The document of ``schema.json``; ``arms`` are the comparators of a simulation with baselines, ``design`` its studies
+    without a site and its folds. Sites that only evaluated stand by themselves, and are not in what is pooled."""
+    external = record.protocol.evaluation.external
+    everywhere = {name: reply.parts["test"] for name, reply in record.evaluations.items() if "test" in reply.parts}
+    tested = {name: performance for name, performance in everywhere.items() if name not in external}
+    compared = {name: reply for name, reply in record.comparisons.items() if name not in external}
     pooled = scored.over_sites(list(tested.values()))
     document: Json = {
         "schema_version": SCHEMA_VERSION,
@@ -32,10 +40,17 @@ def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
     for kind in ("central", "logistic"):
         for arm in arms:
             if arm.kind == kind:
-                document[kind] = scored.over_sites(list(arm.test.values()))
+                document[kind] = scored.over_sites([test for name, test in arm.test.items() if name not in external])
                 document[f"federated_vs_{kind}"] = scored.difference(pooled, document[kind])
     return {
         **document,
+        "design": design_of(record, design),
+        "arms": paired.arms(compared),
+        "comparisons": paired.comparisons(compared),
+        "comparators": comparators(compared, record.protocol),
+        "strata": strata(record, everywhere, external=external),
+        "case_mix": case_mix(record),
+        "sample_size": adequacy(record),
         "rounds": [_round(record_of_round) for record_of_round in record.rounds],
         "timing": _timing(record),
         "traffic": {"bytes_down": record.traffic.bytes_down, "bytes_up": record.traffic.bytes_up},
@@ -104,7 +119,7 @@ def _site(name: str, record: RunRecord, arms: Sequence[Arm]) -> Json:
         if arm.kind == "local" and arm.site == name:
             own = scored.at_site(arm.test.get(name, _nobody(record.protocol)), absence=absence)
             site["local_only"] = {**own, "pooled": scored.over_sites(list(arm.test.values()))}
-        elif arm.kind != "local" and name in arm.test:
+        elif arm.kind in {"central", "logistic"} and name in arm.test:
             site[arm.kind] = scored.at_site(arm.test[name])
     return site
 
