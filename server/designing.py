@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 
-from server import baselines, designs, pairing
+from server import baselines, comparing, designs, pairing
 from server.progress import ProgressDisplay
 from server.records import Arm, ArmKind, RunRecord
 from shared_model.errors import StudyError
@@ -87,7 +87,7 @@ def _cross_validate(
             own = {site: workers[site] for site in sub.sites}
             arms = make_arms(fold, own, sub.directory, asked.arms, console, state=out / "sites") if asked.arms else []
             done.append((fold, arms))
-    if len(done) == asked.folds:
+    if len(done) == asked.folds and comparing.allowed(record.protocol):
         for reply in pairing.compare_over_folds(record, done, workers):
             designs.keep_comparison(out, reply)
     return halted

@@ -154,9 +154,18 @@ class MultimodalNetwork(PatientNetwork):
 
     def tokens(self, batch: PatientBatch, modalities: Tensor) -> list[Tokens]:
         """Tokens of each stream, images first."""
-        streams = self._streams()
-        shares = torch.split(modalities, [len(stream.modalities) for stream in streams], dim=1)
-        return [stream(batch, share) for stream, share in zip(streams, shares, strict=True)]
+        return [stream(batch, share) for stream, share in self._shares(modalities)]
+
+    def contents(self, batch: PatientBatch, modalities: Tensor) -> list[Tensor]:
+        """What ``modalities`` bool ``[B, A]`` put into the tokens of each stream: image features ``[B, V, G * G, features]``,
+        then values of variables ``[B, N + K, D]``."""
+        return [stream.contents(batch, share) for stream, share in self._shares(modalities)]
+
+    def logits_of(self, batch: PatientBatch, contents: list[Tensor], modalities: Tensor) -> Tensor:
+        """``logits`` of ``contents`` in place of the patients' own ones, which may be of more than ``modalities``; neither
+        pixels nor values of ``batch`` are looked at."""
+        parts = zip(self._shares(modalities), contents, strict=True)
+        return self.classify(self.fuse([stream.assemble(batch, content, share) for (stream, share), content in parts]))
 
     def fuse(self, streams: list[Tokens]) -> Tokens:
         """All tokens of a patient, after attention within and between streams."""
@@ -177,6 +186,11 @@ class MultimodalNetwork(PatientNetwork):
         mean = (tokens.values * weight).sum(dim=1) / weight.sum(dim=1)  # [B, D]
         logits: Tensor = self.head(self.norm(mean))
         return logits.squeeze(1)
+
+    def _shares(self, modalities: Tensor) -> list[tuple[ImageTokens | TableTokens, Tensor]]:
+        """Each stream with its share of ``modalities`` ``[B, A]``."""
+        streams = self._streams()
+        return list(zip(streams, torch.split(modalities, [len(stream.modalities) for stream in streams], dim=1), strict=True))
 
     def _streams(self) -> list[ImageTokens | TableTokens]:
         return [stream for stream in (self.image_tokens, self.table_tokens) if stream is not None]

@@ -93,17 +93,29 @@ class ImageTokens(nn.Module):
 
     def forward(self, batch: PatientBatch, modalities: Tensor) -> Tokens:
         """Tokens of the images of ``modalities`` bool ``[B, A]``; other pixels are not looked at. T = A + V * G * G."""
+        return self.assemble(batch, self.contents(batch, modalities), modalities)
+
+    def contents(self, batch: PatientBatch, modalities: Tensor) -> Tensor:
+        """Features ``[B, V, G * G, features]`` of the images of ``modalities`` bool ``[B, A]``, 0 elsewhere."""
+        return self.encode(batch.images, self.shown(batch, modalities))
+
+    def shown(self, batch: PatientBatch, modalities: Tensor) -> Tensor:
+        """Image slots that belong to ``modalities`` bool ``[B, A]`` and hold an image, bool ``[B, V]``."""
+        return batch.view_present & modalities.gather(1, self._slot_modality(batch))
+
+    def assemble(self, batch: PatientBatch, contents: Tensor, modalities: Tensor) -> Tokens:
+        """Tokens of ``contents`` that may be of more than ``modalities``: those of others are masked."""
         slot_modality = self._slot_modality(batch)  # [B, V]
-        shown = batch.view_present & modalities.gather(1, slot_modality)  # [B, V]
+        shown = self.shown(batch, modalities)
         places = torch.arange(self.grid**2, device=shown.device).expand(len(batch), -1)  # [B, G * G]
         of_slot = self.view(batch.views.clamp(min=0)) + self.modality(slot_modality)  # [B, V, D]
-        tokens = self.projection(self._encode(batch.images, shown))  # [B, V, G * G, D]
+        tokens = self.projection(contents)  # [B, V, G * G, D]
         tokens = tokens + of_slot[:, :, None] + self.position(places)[:, None]
         mask = shown[:, :, None].expand(-1, -1, self.grid**2)
         return _with_summaries(Tokens(tokens.flatten(1, 2), mask.flatten(1, 2)), modalities, self.summary)
 
-    def _encode(self, images: Tensor, shown: Tensor) -> Tensor:
-        """Features of the ``shown`` images ``[B, V, G * G, features]``, 0 elsewhere; without any, the encoder rests."""
+    def encode(self, images: Tensor, shown: Tensor) -> Tensor:
+        """Features of the ``shown`` ones, bool ``[B, V]``, of ``images``; 0 elsewhere. Without any, the encoder rests."""
         features = images.new_zeros((*shown.shape, self.grid**2, self.encoder.features))
         if not shown.any():
             return features
@@ -135,6 +147,7 @@ class TableTokens(nn.Module):
         variables = [protocol.variables[name] for name in (*numeric, *categorical)]
         rows = [max(len(variable.categories), 1) for variable in variables]
         self.modalities = protocol.groups
+        self.categories = tuple(rows[len(numeric) :])
         self.normalizer = Normalizer(protocol, normalization)
         self.identity = _embedding(len(variables), width)
         self.value = _embedding(sum(rows) + len(variables), width)
@@ -151,11 +164,33 @@ class TableTokens(nn.Module):
 
     def forward(self, batch: PatientBatch, modalities: Tensor) -> Tokens:
         """Tokens of the groups ``modalities`` bool ``[B, A]``; T = A + N + K."""
-        variable = torch.arange(len(self.group), device=self.group.device).expand(len(batch), -1)  # [B, N + K]
-        group = self.group.expand(len(batch), -1)
-        row, factor = self._rows(batch, variable)
-        tokens = self.identity(variable) + self.modality(group) + factor[:, :, None] * self.value(row)
+        return self.assemble(batch, self.contents(batch, modalities), modalities)
+
+    def contents(self, batch: PatientBatch, modalities: Tensor) -> Tensor:
+        """What the values of all variables put into their tokens, ``[B, N + K, D]``; ``modalities`` change nothing."""
+        row, factor = self._rows(batch, self._variables(batch))
+        put_in: Tensor = factor[:, :, None] * self.value(row)
+        return put_in
+
+    def mean_contents(self) -> Tensor:
+        """``contents`` of the mean of the training patients, ``[N + K, D]``: numeric variables at their mean, categorical ones
+        at the mean of their categories' rows. A variable that is never missing has this as its mean."""
+        numeric = self.value.weight.new_zeros(len(self.normalizer.mean), self.value.embedding_dim)
+        means = [numeric]
+        shares, rows = self.normalizer.frequency, self.value.weight[len(numeric) :]
+        for count in self.categories:
+            means.append((shares[:count, None] * rows[:count]).sum(dim=0, keepdim=True))
+            shares, rows = shares[count:], rows[count:]
+        return torch.cat(means)
+
+    def assemble(self, batch: PatientBatch, contents: Tensor, modalities: Tensor) -> Tokens:
+        """Tokens of ``contents``; those of groups beyond ``modalities`` are masked."""
+        variable, group = self._variables(batch), self.group.expand(len(batch), -1)
+        tokens = self.identity(variable) + self.modality(group) + contents
         return _with_summaries(Tokens(tokens, modalities.gather(1, group)), modalities, self.summary)
+
+    def _variables(self, batch: PatientBatch) -> Tensor:
+        return torch.arange(len(self.group), device=self.group.device).expand(len(batch), -1)  # [B, N + K]
 
     def _rows(self, batch: PatientBatch, variable: Tensor) -> tuple[Tensor, Tensor]:
         """Each variable's row of the table of values, and the factor on it, both ``[B, N + K]``."""

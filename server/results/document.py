@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.records import NO_DESIGN, Arm, Design, RoundRecord, RunRecord
-from server.results import paired, scored
+from server.results import paired, privacy, scored
 from server.results.case_mix import adequacy, case_mix
 from server.results.design import design_of
 from server.results.readings import comparators
@@ -28,14 +28,15 @@ def assemble(record: RunRecord, arms: Sequence[Arm] = (), design: Design = NO_DE
     everywhere = {name: reply.parts["test"] for name, reply in record.evaluations.items() if "test" in reply.parts}
     tested = {name: performance for name, performance in everywhere.items() if name not in external}
     compared = {name: reply for name, reply in record.comparisons.items() if name not in external}
-    pooled = scored.over_sites(list(tested.values()))
+    together = record.summed.get("test") or metrics.pool(tested.values())
+    pooled = scored.over_sites(list(tested.values()), together=together)
     document: Json = {
         "schema_version": SCHEMA_VERSION,
         "study": _study(record.protocol),
         "protocol": record.protocol.model_dump(mode="json"),
         "run": _run(record),
         "sites": {name: _site(name, record, arms) for name in record.enrolled},
-        "pooled": {**pooled, "roc": scored.roc_curve(metrics.pool(tested.values()))},
+        "pooled": {**pooled, "roc": scored.roc_curve(together)},
     }
     for kind in ("central", "logistic"):
         for arm in arms:
@@ -51,6 +52,7 @@ def assemble(record: RunRecord, arms: Sequence[Arm] = (), design: Design = NO_DE
         "strata": strata(record, everywhere, external=external),
         "case_mix": case_mix(record),
         "sample_size": adequacy(record),
+        "privacy": {"secure_sum": privacy.secure_sum(record)},
         "rounds": [_round(record_of_round) for record_of_round in record.rounds],
         "timing": _timing(record),
         "traffic": {"bytes_down": record.traffic.bytes_down, "bytes_up": record.traffic.bytes_up},
@@ -194,13 +196,15 @@ def _categorical(counts: Mapping[str, CategoryCounts], name: str, categories: Se
 
 
 def _round(row: RoundRecord) -> Json:
-    """``selection`` judges the model that entered the round, ``loss`` is of training in it (weighted by patients)."""
+    """``selection`` judges the model that entered the round, ``loss`` is of training in it (weighted by patients). Of a secure
+    sum, loss and norm are known of all sites together only."""
     told = [(site.loss, site.patients) for site in row.sites.values() if site.loss is not None]
     patients = sum(patients for _, patients in told)
     return {
         "round": row.round,
         "selection": row.selection,
-        "loss": sum(loss * patients for loss, patients in told) / patients if patients else None,
+        "loss": row.summed.loss if row.summed else sum(x * n for x, n in told) / patients if patients else None,
+        "update_norm": row.summed.update_norm if row.summed else None,
         "wall_s": row.wall_s,
         "sites": {
             name: {
