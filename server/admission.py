@@ -5,6 +5,7 @@ from functools import reduce
 
 import numpy as np
 
+from server.assessment_admission import admit_assessment
 from shared_model import messages
 from shared_model.disclosure import Suppression, is_suppressed, performance_on
 from shared_model.errors import FailureCode, MessageError, RefusedError
@@ -172,8 +173,8 @@ def admit_performance(performance: Performance, *, protocol: StudyProtocol, desc
     """
     histogram, sums = performance.histogram, performance.sums
     bins = protocol.evaluation.histogram_bins
-    if len(histogram.negatives) != bins or len(histogram.positives) != bins:
-        raise RefusedError(FailureCode.MALFORMED_REPLY, f"a histogram without the protocol's {bins} bins")
+    if histogram.bins != bins or not histogram.well_formed:
+        raise RefusedError(FailureCode.MALFORMED_REPLY, f"a histogram that is not on the protocol's {bins} bins")
     if tuple(counts.threshold for counts in performance.thresholds) != protocol.evaluation.thresholds:
         raise RefusedError(FailureCode.MALFORMED_REPLY, "thresholds that are not the protocol's")
     if described.positives is None:
@@ -184,8 +185,10 @@ def admit_performance(performance: Performance, *, protocol: StudyProtocol, desc
     totals = {(sums.count - sums.positives, sums.positives), (sum(histogram.negatives), sum(histogram.positives))}
     totals |= {(t.true_negative + t.false_positive, t.true_positive + t.false_negative) for t in performance.thresholds}
     cells = (*histogram.negatives, *histogram.positives)
-    if totals != {(negatives, described.positives)} or min(cells) < 0:
+    if totals != {(negatives, described.positives)} or min(cells, default=0) < 0:
         raise RefusedError(FailureCode.WRONG_COUNT, "performance of other patients than those described")
+    if performance.assessment is not None:
+        admit_assessment(performance.assessment, protocol=protocol, patients=sums.count, positives=sums.positives)
 
 
 def update_norm(message: Message[Reply]) -> float:

@@ -38,6 +38,9 @@ class SiteWorker(Protocol):
     def handle(self, envelope: Envelope) -> Envelope:
         """Answer a request."""
 
+    def approve(self, protocol: StudyProtocol, *, by: str) -> None:
+        """Let the site answer to ``protocol``."""
+
     def bench(self, protocol: StudyProtocol, *, seed: int) -> Any:
         """Cohort and network of a protocol."""
 
@@ -254,6 +257,7 @@ def _train(
 
 def _score(worker: SiteWorker, trained: Trained, *, run: str, seed: int) -> EvaluateReply:
     protocol, model = trained.protocol, trained.model
+    worker.approve(protocol, by="comparators of a simulation")
     attempt = messages.attempt_token(run, worker.name, model, 1, "score")
     task = Task(run=run, site=worker.name, round=model, attempt=attempt, protocol_json=protocol.canonical_json, seed=seed)
     network = build_network(protocol, normalization=trained.normalization, seed=seed)

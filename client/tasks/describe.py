@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from client.cohort.tensors import CohortTensors
-from shared_model.inputs import ABSENT, categorical_names, numeric_names
+from client.tasks import groups
+from shared_model.inputs import categorical_names, numeric_names
 from shared_model.messages import Part
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import CategoryCounts, Moments, PartCounts
@@ -40,23 +40,9 @@ def part_counts(tensors: CohortTensors, parts: Mapping[Part, Tensor]) -> dict[Pa
 
 def missing_counts(tensors: CohortTensors, protocol: StudyProtocol) -> dict[str, int | None]:
     """Patients without a value, by variable."""
-    absent = {name: ~tensors.numeric_present[:, column] for column, name in enumerate(numeric_names(protocol))}
-    absent |= {name: tensors.categorical[:, column] == ABSENT for column, name in enumerate(categorical_names(protocol))}
-    return {name: int(absent[name].sum()) for name in protocol.variables}
+    return {name: int((~present).sum()) for name, present in groups.variables_present(tensors, protocol).items()}
 
 
 def modality_counts(tensors: CohortTensors, protocol: StudyProtocol) -> dict[str, int | None]:
     """Patients with at least one image or one value of each modality."""
-    patients = len(tensors)
-    counts: dict[str, int | None] = {}
-    if protocol.images:
-        modality_of_view = [view.modality for view in protocol.images.views.values()]
-        for modality in protocol.images.modalities:
-            codes = torch.tensor([i for i, name in enumerate(modality_of_view) if name == modality])
-            counts[modality] = int(torch.isin(tensors.views.cpu(), codes).any(dim=1).sum())
-    names = {name: tensors.numeric_present[:, column].cpu() for column, name in enumerate(numeric_names(protocol))}
-    names |= {name: tensors.categorical[:, column].cpu() != ABSENT for column, name in enumerate(categorical_names(protocol))}
-    for group in protocol.groups:
-        members = [present for name, present in names.items() if protocol.variables[name].group == group]
-        counts[group] = int(torch.stack(members).any(dim=0).sum()) if patients else 0
-    return counts
+    return {name: int(present.sum()) for name, present in groups.modalities(tensors, protocol).items()}

@@ -3,9 +3,10 @@
 from typing import Any
 
 from server.records import Design, RunRecord
-from server.results import scored
+from server.results import heterogeneity
 from server.results.paired import FEDERATED, arms, comparisons, number
 from server.results.readings import comparators
+from server.results.scorer import Scorer
 from server.results.strata import highest_edge
 from shared_model import metrics
 from shared_model.summaries import Performance, ThresholdCounts
@@ -32,7 +33,8 @@ def design_of(record: RunRecord, design: Design) -> Json:
 
 def _left_out(design: Design) -> Json:
     sites = {site: _without(site, study, design.halted.get(site)) for site, study in design.left_out.items()}
-    return {"sites": sites}
+    results = {site: row["result"] for site, row in sites.items() if row["result"]}
+    return {"sites": sites, "heterogeneity": heterogeneity.heterogeneity(results)}
 
 
 def _without(site: str, study: RunRecord, halted: str | None) -> Json:
@@ -49,7 +51,7 @@ def _without(site: str, study: RunRecord, halted: str | None) -> Json:
     }
     if performance is None:
         return {**row, "why_not": halted or _why_not(site, study)}
-    return {**row, "result": scored.at_site(performance), "chosen_threshold": _chosen(study, performance)}
+    return {**row, "result": Scorer.of(study).at_site(performance), "chosen_threshold": _chosen(study, performance)}
 
 
 def _why_not(site: str, study: RunRecord) -> str:
@@ -88,6 +90,8 @@ def _chosen(study: RunRecord, performance: Performance) -> Json | None:
 
 
 def _folds(record: RunRecord, design: Design) -> Json:
+    # Each fold chose thresholds of its own: none is common to all of them.
+    scorer = Scorer(record.protocol.evaluation, {})
     finished = sum(fold.finished is not None for fold in design.folds)
     of = design.folds[0].protocol.evaluation.fold
     performances = {
@@ -97,8 +101,8 @@ def _folds(record: RunRecord, design: Design) -> Json:
         "of": of.of if of else len(design.folds),
         "finished": finished,
         "best_rounds": [fold.best_round for fold in design.folds],
-        "sites": {site: scored.at_site(performance) for site, performance in performances.items()},
-        "pooled": scored.over_sites(list(performances.values())) if performances else None,
+        "sites": {site: scorer.at_site(performance) for site, performance in performances.items()},
+        "pooled": scorer.over_sites(list(performances.values())) if performances else None,
         "suppressed": [
             {"site": site, "what": item.what, "why": item.why.value}
             for site, reply in design.compared.items()

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.records import NO_DESIGN, Arm, Design, RoundRecord, RunRecord
-from server.results import paired, privacy, scored
+from server.results import heterogeneity, paired, privacy, scored
 from server.results.case_mix import adequacy, case_mix
 from server.results.design import design_of
 from server.results.readings import comparators
+from server.results.scorer import Scorer
 from server.results.strata import strata
-from shared_model import metrics
 from shared_model.disclosure import performance_on
 from shared_model.messages import DescribeReply
 from shared_model.protocol import StudyProtocol
@@ -28,20 +28,25 @@ def assemble(record: RunRecord, arms: Sequence[Arm] = (), design: Design = NO_DE
     everywhere = {name: reply.parts["test"] for name, reply in record.evaluations.items() if "test" in reply.parts}
     tested = {name: performance for name, performance in everywhere.items() if name not in external}
     compared = {name: reply for name, reply in record.comparisons.items() if name not in external}
-    together = record.summed.get("test") or metrics.pool(tested.values())
-    pooled = scored.over_sites(list(tested.values()), together=together)
+    scorer = Scorer.of(record)
+    pooled = scorer.over_sites(list(tested.values()), together=record.summed.get("test"))
+    sites = {name: _site(name, record, arms, scorer) for name in record.enrolled}
+    partners = {name: site for name, site in sites.items() if name not in external}
     document: Json = {
         "schema_version": SCHEMA_VERSION,
         "study": _study(record.protocol),
         "protocol": record.protocol.model_dump(mode="json"),
         "run": _run(record),
-        "sites": {name: _site(name, record, arms) for name in record.enrolled},
-        "pooled": {**pooled, "roc": scored.roc_curve(together)},
+        "sites": sites,
+        "pooled": pooled,
+        "heterogeneity": heterogeneity.heterogeneity(partners),
+        "site_pairs": heterogeneity.site_pairs(partners),
+        "ranking": heterogeneity.ranking(partners),
     }
     for kind in ("central", "logistic"):
         for arm in arms:
             if arm.kind == kind:
-                document[kind] = scored.over_sites([test for name, test in arm.test.items() if name not in external])
+                document[kind] = scorer.over_sites([test for name, test in arm.test.items() if name not in external])
                 document[f"federated_vs_{kind}"] = scored.difference(pooled, document[kind])
     return {
         **document,
@@ -77,6 +82,8 @@ def _study(protocol: StudyProtocol) -> Json:
         "selection": evaluation.selection,
         "histogram_bins": evaluation.histogram_bins,
         "thresholds": list(evaluation.thresholds),
+        "prevalences": list(evaluation.prevalences),
+        "bootstrap": evaluation.bootstrap,
     }
 
 
@@ -95,11 +102,11 @@ def _run(record: RunRecord) -> Json:
     }
 
 
-def _site(name: str, record: RunRecord, arms: Sequence[Arm]) -> Json:
+def _site(name: str, record: RunRecord, arms: Sequence[Arm], scorer: Scorer) -> Json:
     description, reply = record.descriptions.get(name), record.evaluations.get(name)
     test = reply.parts.get("test") if reply else None
     absence = _absence(name, record)
-    result = scored.at_site(test or _nobody(record.protocol), absence=absence)
+    result = scorer.at_site(test or _nobody(record.protocol), absence=absence)
     site: Json = {
         "n": _of_parts(description, "patients"),
         "events": _of_parts(description, "positives"),
@@ -110,19 +117,19 @@ def _site(name: str, record: RunRecord, arms: Sequence[Arm]) -> Json:
             for failure in record.failures
             if failure.site == name
         ],
-        "suppressed": _suppressed(name, record),
-        "metrics": result["metrics"],
-        "not_estimable": result["not_estimable"],
-        "roc": scored.roc_curve(test) if test else None,
+        "patients_tested": result["patients"],
+        "events_tested": result["events"],
+        **{key: value for key, value in result.items() if key not in {"patients", "events"}},
+        "suppressed": [*_suppressed(name, record), *result["suppressed"]],
     }
     if reply and "test" in reply.personal:
-        site["personal"] = scored.at_site(reply.personal["test"])
+        site["personal"] = scorer.at_site(reply.personal["test"])
     for arm in arms:
         if arm.kind == "local" and arm.site == name:
-            own = scored.at_site(arm.test.get(name, _nobody(record.protocol)), absence=absence)
-            site["local_only"] = {**own, "pooled": scored.over_sites(list(arm.test.values()))}
+            own = scorer.at_site(arm.test.get(name, _nobody(record.protocol)), absence=absence)
+            site["local_only"] = {**own, "pooled": scorer.over_sites(list(arm.test.values()))}
         elif arm.kind in {"central", "logistic"} and name in arm.test:
-            site[arm.kind] = scored.at_site(arm.test[name])
+            site[arm.kind] = scorer.at_site(arm.test[name])
     return site
 
 
