@@ -4,15 +4,13 @@ from typing import Any
 
 from server.records import Design, RunRecord
 from server.results import heterogeneity
-from server.results.paired import FEDERATED, arms, comparisons, number
+from server.results.paired import FEDERATED, arms, comparisons
 from server.results.readings import comparators
+from server.results.scored import TUNING_OF_ALL
 from server.results.scorer import Scorer
-from server.results.strata import highest_edge
-from shared_model import metrics
-from shared_model.summaries import Performance, ThresholdCounts
 
 Json = dict[str, Any]
-SENSITIVITY = 0.9  # for which a threshold is chosen on tuning patients, to be tried where the model has never been
+RULE = "sensitivity 0.90"  # a threshold chosen so on tuning patients is tried where the model has never been
 
 
 def design_of(record: RunRecord, design: Design) -> Json:
@@ -51,7 +49,8 @@ def _without(site: str, study: RunRecord, halted: str | None) -> Json:
     }
     if performance is None:
         return {**row, "why_not": halted or _why_not(site, study)}
-    return {**row, "result": Scorer.of(study).at_site(performance), "chosen_threshold": _chosen(study, performance)}
+    result = Scorer.of(study).at_site(performance)
+    return {**row, "result": result, "chosen_threshold": _chosen(result)}
 
 
 def _why_not(site: str, study: RunRecord) -> str:
@@ -64,29 +63,11 @@ def _why_not(site: str, study: RunRecord) -> str:
     return f"no answer that counts: {failed[-1].code.value.replace('_', ' ')}" if failed else "the model was not evaluated here"
 
 
-def _chosen(study: RunRecord, performance: Performance) -> Json | None:
-    """A threshold chosen on the tuning patients of the sites that trained, and what it does at the one that did not."""
-    tuning = [reply.parts["tune"] for reply in study.evaluations.values() if "tune" in reply.parts]
-    histogram = metrics.pool(tuning).histogram if tuning else None
-    edge = highest_edge(histogram, sensitivity=SENSITIVITY) if histogram else None
-    if histogram is None or edge is None:
-        return None
-    place = round(edge * len(histogram.positives))
-    positives, negatives = performance.histogram.positives, performance.histogram.negatives
-    counts = ThresholdCounts(
-        edge,
-        true_positive=sum(positives[place:]),
-        false_positive=sum(negatives[place:]),
-        true_negative=sum(negatives[:place]),
-        false_negative=sum(positives[:place]),
-    )
-    return {
-        "threshold": edge,
-        "rule": f"{SENSITIVITY:.0%} sensitivity on tuning patients of the other sites",
-        "sensitivity": number(metrics.sensitivity(counts)),
-        "specificity": number(metrics.specificity(counts)),
-        "net_benefit": metrics.net_benefit(counts),
-    }
+def _chosen(result: Json) -> Json | None:
+    """The threshold chosen on the tuning patients of the sites that trained, and what it does at the one that did not."""
+    rows = result["metrics"]["thresholds"]
+    row = next((row for row in rows if row["rule"] == RULE and row["chosen_on"] == TUNING_OF_ALL), None)
+    return row and {key: row[key] for key in ("threshold", "rule", "sensitivity", "specificity", "net_benefit", "undecided")}
 
 
 def _folds(record: RunRecord, design: Design) -> Json:

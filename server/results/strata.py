@@ -3,12 +3,10 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from server.records import RunRecord
 from server.results.paired import number
 from shared_model import metrics
-from shared_model.summaries import Performance, ScoreHistogram
+from shared_model.summaries import Estimate, Performance, ScoreHistogram
 
 Json = dict[str, Any]
 NAMES = ("low", "intermediate", "high")
@@ -43,41 +41,45 @@ def strata(record: RunRecord, tested: Mapping[str, Performance], *, external: Co
 def cuts_from(histogram: ScoreHistogram) -> tuple[float, float] | None:
     """The two cuts, edges of bins: the highest with the sensitivity, the lowest with the specificity; in order where a model is
     so good that they would cross. None without patients of both outcomes."""
-    positives, negatives = np.array(histogram.positives), np.array(histogram.negatives)
-    if not positives.sum() or not negatives.sum():
+    lower = metrics.threshold_of_sensitivity(histogram, SENSITIVITY)
+    negatives = sum(histogram.negatives)
+    if lower is None or not negatives:
         return None
-    edges = np.arange(negatives.size + 1) / negatives.size
-    spared = np.concatenate([[0], np.cumsum(negatives)]) / negatives.sum()  # share of non-events below each edge
-    lower = highest_edge(histogram, sensitivity=SENSITIVITY)
-    upper = float(edges[spared >= SPECIFICITY - 1e-12].min())
-    assert lower is not None
+    edges = (place / histogram.bins for place in range(histogram.bins + 1))
+    spared = (edge for edge in edges if histogram.at_least(edge)[0][1] <= (1.0 - SPECIFICITY) * negatives + 1e-9)
+    upper = next(spared, 1.0)
     return min(lower, upper), max(lower, upper)
 
 
-def highest_edge(histogram: ScoreHistogram, *, sensitivity: float) -> float | None:
-    """The highest edge of a bin from which on at least this share of the events lies; None without events."""
-    positives = np.array(histogram.positives)
-    if not positives.sum():
-        return None
-    missed = np.concatenate([[0], np.cumsum(positives)]) / positives.sum()
-    return float(np.flatnonzero(missed <= 1.0 - sensitivity + 1e-12).max() / positives.size)
-
-
 def _rows(histogram: ScoreHistogram, cuts: Sequence[float]) -> list[Json]:
-    bins = len(histogram.positives)
-    places = [0, *(round(cut * bins) for cut in cuts), bins]
-    patients_in_all = sum(histogram.positives) + sum(histogram.negatives)
+    """Each stratum's patients. Where a site merged bins across a cut, the count is the middle of what it may be, ``undecided``
+    says how many may be on either side, and the interval reaches from the fewest events to the most."""
+    bounds = [histogram.at_least(cut) for cut in cuts]
+    everybody = sum(histogram.negatives), sum(histogram.positives)
+    ends = [(everybody[0],) * 2, (everybody[1],) * 2], *bounds, [(0, 0), (0, 0)]
     rows = []
-    for name, start, end in zip(NAMES, places[:-1], places[1:], strict=True):
-        events = sum(histogram.positives[start:end])
-        patients = events + sum(histogram.negatives[start:end])
+    for name, above, beyond in zip(NAMES, ends[:-1], ends[1:], strict=True):
+        others, events = (
+            (max(0, start[0] - stop[1]), start[1] - stop[0], sum(start) // 2 - sum(stop) // 2)
+            for start, stop in zip(above, beyond, strict=True)
+        )
+        middle = metrics.wilson(events[2], events[2] + others[2])
+        fewest, most = metrics.wilson(events[0], events[0] + others[1]), metrics.wilson(events[1], events[1] + others[0])
+        known = [estimate for estimate in (fewest, middle, most) if estimate is not None]
+        observed = middle and Estimate(
+            middle.value,
+            min(estimate.value if estimate.low is None else estimate.low for estimate in known),
+            max(estimate.value if estimate.high is None else estimate.high for estimate in known),
+            middle.method,
+        )
         rows.append(
             {
                 "stratum": name,
-                "patients": patients,
-                "events": events,
-                "share": patients / patients_in_all if patients_in_all else None,
-                "observed": number(metrics.wilson(events, patients)),
+                "patients": events[2] + others[2],
+                "events": events[2],
+                "undecided": events[1] - events[0] + others[1] - others[0],
+                "share": (events[2] + others[2]) / sum(everybody) if sum(everybody) else None,
+                "observed": number(observed),
             }
         )
     return rows
