@@ -56,14 +56,24 @@ def _cohorts(document: Json) -> Json:
     return {"variables": _variables(document), "with_images": with_images}
 
 
+def _case_mix(document: Json) -> Json:
+    described = [site for site in document["sites"] if any(site in row["sites"] for row in document["case_mix"]["variables"])]
+    return {"described": described, "furthest": document["case_mix"]["pairs"][:3]}
+
+
 SECTIONS = (
     Section("minute", "In one minute", _minute),
     Section("sites", "The federated model at each site"),
     Section("roc", "ROC curves", _roc),
     Section("comparison", "Does joining help?", _comparison),
+    Section("leftout", "Where the model has never been"),
+    Section("folds", "Cross-validation: every patient tested once"),
+    Section("readings", "Beside clinicians' own assessment"),
+    Section("strata", "Low, intermediate and high risk"),
     Section("thresholds", "At each threshold, all sites together"),
     Section("course", "How the training went", _course),
     Section("cohorts", "The cohorts", _cohorts),
+    Section("casemix", "How the sites' patients differ", _case_mix),
     Section("methods", "Methods", lambda document: {"methods": methods(document)}),
     Section("limits", "Limits", lambda document: {"limits": limits(document)}),
     Section("checklists", "Reporting checklists", lambda document: {"checklists": checklists(document)}, last=True),
