@@ -2,12 +2,22 @@
 
 from typing import Any
 
-from server.report.figures import comparison, convergence, designs, discrimination
+from server.report.figures import (
+    calibration,
+    cohort,
+    comparison,
+    convergence,
+    designs,
+    discrimination,
+    forest,
+    subgroups,
+    utility,
+)
 from server.report.svg import Drawing
 
 Json = dict[str, Any]
 
-FAMILIES = (discrimination, comparison, designs, convergence)
+FAMILIES = (cohort, discrimination, calibration, utility, forest, subgroups, comparison, designs, convergence)
 
 
 def draw_figures(document: Json) -> dict[str, Drawing]:
