@@ -65,7 +65,7 @@ def _why_not(site: str, study: RunRecord) -> str:
 
 def _chosen(result: Json) -> Json | None:
     """The threshold chosen on the tuning patients of the sites that trained, and what it does at the one that did not."""
-    rows = result["metrics"]["thresholds"]
+    rows = result["thresholds"]
     row = next((row for row in rows if row["rule"] == RULE and row["chosen_on"] == TUNING_OF_ALL), None)
     return row and {key: row[key] for key in ("threshold", "rule", "sensitivity", "specificity", "net_benefit", "undecided")}
 
