@@ -286,7 +286,8 @@ class Journal:
 
     def event(self, kind: str, **body: Any) -> None:
         """Tell whoever watches."""
-        self._database.execute("INSERT INTO event (at, kind, body) VALUES (?, ?, ?)", (_now(), kind, json.dumps(body)))
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._database.execute("INSERT INTO event (at, kind, body) VALUES (?, ?, ?)", (at, kind, json.dumps(body)))
 
     def events(self, *, after: int = 0) -> list[tuple[int, str, dict[str, Any]]]:
         """Events with a number above ``after``: number, kind, body."""

@@ -268,7 +268,7 @@ def main(grid, context):
     replies, deadline = {{}}, time.monotonic() + 90
     while len(replies) < len(sent) and time.monotonic() < deadline:
         for m in grid.pull_messages(sent):
-            replies[m.metadata.reply_to_message_id] = str(m.error) if m.has_error() else str(m.content)
+            replies.setdefault(m.metadata.reply_to_message_id, str(m.error) if m.has_error() else str(m.content))
         time.sleep(1)
     Path("{mark}.partial").write_text(json.dumps(list(replies.values())))
     Path("{mark}.partial").rename("{mark}")
