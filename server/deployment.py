@@ -63,9 +63,10 @@ class Interrupted(Exception):  # noqa: N818  no error: somebody asked for it
 
 
 def prepare(
-    study_file: Path, federation: Federation, sites: Sequence[str], *, out: Path, seed: int, rounds: int | None, relaunches: int
+    study_file: Path, federation: Federation, sites: Sequence[str], *, out: Path, seed: int, relaunches: int
 ) -> Deployment:
-    """Check study, sites and run directory before anything is written.
+    """Check study, sites and run directory before anything is written. The study is taken as it is: the hospitals have
+    approved that, and nothing else.
 
     Raises:
         ConfigurationError: with the faults of all of them together.
@@ -78,8 +79,6 @@ def prepare(
     faults += _site_faults(federation, sites)
     if faults:
         raise ConfigurationError(faults)
-    if rounds is not None:
-        protocol = protocol.model_copy(update={"federation": protocol.federation.model_copy(update={"rounds": rounds})})
     plan = RunPlan(protocol, study_file, tuple(sites), out, seed, ENGINE, 1)
     run_directory.refuse_another_run(plan)
     return Deployment(plan, federation, relaunches)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -32,14 +33,17 @@ IMPATIENT = [sys.executable, "-c", "from client import joining; joining.REFUSALS
 
 @pytest.fixture(scope="module")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
-    """Three of the four real heart hospitals where there are real data, else three that are made up."""
-    data = Path(os.environ.get("CONSILIUM_DATA", ROOT.parent / "shared" / "data"))
-    if (data / "heart_disease_4centres").is_dir():
-        os.environ["CONSILIUM_DATA"] = str(data)
-        return HEART / "study.toml", {name: HEART / f"{name}.toml" for name in ("cleveland", "hungary", "long_beach")}
+    """Three of the four real heart hospitals where there are real data, else three that are made up; and a study of two
+    rounds."""
     folder = tmp_path_factory.mktemp("tables")
-    sites = write_sites(folder)
-    return write_study(folder), {path.stem: path for path in sites}
+    data = Path(os.environ.get("CONSILIUM_DATA", ROOT.parent / "shared" / "data"))
+    if not (data / "heart_disease_4centres").is_dir():
+        sites = write_sites(folder)
+        return write_study(folder, rounds=ROUNDS), {path.stem: path for path in sites}
+    os.environ["CONSILIUM_DATA"] = str(data)
+    study = folder / "study.toml"
+    study.write_text(re.sub(r"(?m)^rounds = \d+", f"rounds = {ROUNDS}", (HEART / "study.toml").read_text()))
+    return study, {name: HEART / f"{name}.toml" for name in ("cleveland", "hungary", "long_beach")}
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +66,14 @@ def test_a_deployed_study_ends_with_the_bits_of_a_simulated_one(
     federation: Deployed, hospitals: tuple[Path, dict[str, Path]], tmp_path: Path
 ) -> None:
     study, sites = hospitals
+    for site in sites:
+        federation.approve(site, study)
     out = federation.folder / "run"
-    result = federation.run(study, out, "--rounds", ROUNDS, "--seed", SEED)
+    result = federation.run(study, out, "--seed", SEED)
     assert result.returncode == 0, result.stdout + result.stderr + federation.log("up")
     assert result.stdout.rstrip().endswith("finished")
 
-    simulation = prepare(study, list(sites.values()), out=tmp_path / "simulated", seed=SEED, rounds=ROUNDS, threads=1)
+    simulation = prepare(study, list(sites.values()), out=tmp_path / "simulated", seed=SEED, threads=1)
     simulate(simulation, with_baselines=False, console=Console(quiet=True))
     ours, theirs = (load_file(run / "models" / "best.safetensors") for run in (out, tmp_path / "simulated"))
     assert {name: tensor.tobytes() for name, tensor in ours.items()} == {
@@ -77,12 +83,22 @@ def test_a_deployed_study_ends_with_the_bits_of_a_simulated_one(
     assert set(results["sites"]) == set(sites)
     assert results["run"]["engine"] == "deployment"
 
-    again = federation.run(study, out, "--rounds", ROUNDS, "--seed", SEED)
+    again = federation.run(study, out, "--seed", SEED)
     assert again.returncode == 0
     assert "nothing to train" in again.stdout
-    other = federation.run(study, out, "--rounds", ROUNDS + 1, "--seed", SEED)
+    other = federation.run(study, out, "--seed", SEED + 1)
     assert other.returncode == 2
     assert "choose another --out" in other.stderr
+
+
+def test_a_study_that_no_hospital_has_approved_is_run_nowhere(
+    federation: Deployed, hospitals: tuple[Path, dict[str, Path]], tmp_path: Path
+) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(hospitals[0].read_text().replace(f"rounds = {ROUNDS}", f"rounds = {ROUNDS + 1}"))
+    result = federation.run(study, federation.folder / "unapproved", "--relaunches", 0)
+    assert result.returncode == 1
+    assert "not_approved" in result.stderr or "approved" in result.stderr, result.stderr
 
 
 def test_what_a_site_remembers_lies_at_the_site(federation: Deployed) -> None:
@@ -281,7 +297,7 @@ app = ClientApp()
 """
 
 
-def test_a_revoked_site_is_out_and_told_so(federation: Deployed) -> None:
+def test_a_revoked_site_is_out_and_told_so(federation: Deployed, hospitals: tuple[Path, dict[str, Path]]) -> None:
     site = list(federation.sites)[-1]
     result = federation.center("revoke-site", federation.federation, site)
     assert result.returncode == 0
@@ -290,7 +306,7 @@ def test_a_revoked_site_is_out_and_told_so(federation: Deployed) -> None:
     doctor = federation.site("doctor", federation.kit(site), "--home", federation.home(site))
     assert doctor.returncode == 2
     assert "was revoked" in doctor.stdout
-    run = federation.run(HEART / "study.toml", federation.folder / "other")
+    run = federation.run(hospitals[0], federation.folder / "other")
     assert run.returncode == 2
     assert f"--sites: {site}\n    found:    revoked" in run.stderr
 
