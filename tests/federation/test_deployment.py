@@ -17,10 +17,13 @@ from cryptography import x509
 from rich.console import Console
 from safetensors.numpy import load_file
 
+from server.app_files import CONDUCTING
+from server.journal import FILE, Journal
 from server.launch import prepare, simulate
 from server.provisioning import Federation
 from shared_model import flower_home
-from tests.deployed import Deployed, deployed, environment, wait_for
+from shared_model.locking import is_held
+from tests.deployed import CENTER, Deployed, deployed, environment, wait_for
 from tests.tables import write_sites, write_study
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(600)]
@@ -50,7 +53,7 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
 def federation(hospitals: tuple[Path, dict[str, Path]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     """All processes, up and connected."""
     with deployed(tmp_path_factory.mktemp("federation"), hospitals[1]) as made:
-        made.start("up", [sys.executable, "-c", "from server.cli import app; app()"], "up", made.federation)
+        made.start("up", CENTER, "up", made.federation)
         for site in made.sites:
             made.worker(site)
         made.await_line("up", "hospitals can connect")
@@ -62,13 +65,20 @@ def federation(hospitals: tuple[Path, dict[str, Path]], tmp_path_factory: pytest
         yield made
 
 
-def test_a_deployed_study_ends_with_the_bits_of_a_simulated_one(
+def test_a_study_that_was_stopped_goes_on_and_ends_with_the_bits_of_a_simulated_one(
     federation: Deployed, hospitals: tuple[Path, dict[str, Path]], tmp_path: Path
 ) -> None:
     study, sites = hospitals
     for site in sites:
         federation.approve(site, study)
     out = federation.folder / "run"
+    command = ("run", study, "--federation", federation.federation, "--sites", ",".join(sites), "--out", out, "--seed", SEED)
+    federation.start("run", CENTER, *command)
+    wait_for(lambda: rounds_of(out) >= 1, timeout_s=300.0, told=lambda: federation.log("run") + federation.log("up"))
+    assert federation.stop("run", timeout_s=90.0) == 130
+    assert "the same command goes on from there" in federation.log("run")
+    assert not is_held(out / CONDUCTING)
+
     result = federation.run(study, out, "--seed", SEED)
     assert result.returncode == 0, result.stdout + result.stderr + federation.log("up")
     assert result.stdout.rstrip().endswith("finished")
@@ -91,6 +101,13 @@ def test_a_deployed_study_ends_with_the_bits_of_a_simulated_one(
     assert "choose another --out" in other.stderr
 
 
+def rounds_of(out: Path) -> int:
+    if not (out / FILE).exists():
+        return 0
+    with Journal(out) as journal:
+        return len(journal.rounds())
+
+
 def test_a_study_that_no_hospital_has_approved_is_run_nowhere(
     federation: Deployed, hospitals: tuple[Path, dict[str, Path]], tmp_path: Path
 ) -> None:
@@ -103,7 +120,18 @@ def test_a_study_that_no_hospital_has_approved_is_run_nowhere(
 
 def test_what_a_site_remembers_lies_at_the_site(federation: Deployed) -> None:
     """State of a hospital is in its worker's folder; the relay's has keys, logs and Flower's home."""
-    allowed = {"node.key", "identity.key", "request.json", "center.json", "center.crt", "flower", "logs", "join.lock", "online"}
+    allowed = {
+        "node.key",
+        "identity.key",
+        "request.json",
+        "center.json",
+        "center.crt",
+        "flower",
+        "logs",
+        "join.lock",
+        "online",
+        "warm",
+    }
     for site in federation.sites:
         assert {path.name for path in federation.home(site).iterdir()} <= allowed
 
