@@ -136,6 +136,12 @@ class Journal:
         """Whether the run came to its end."""
         return self._fact("finished") is not None
 
+    @property
+    def rewound(self) -> int:
+        """How often committed rounds had to be run anew. A site would take their requests for replays, were the attempts
+        not marked otherwise."""
+        return int(self._fact("rewound") or 0)
+
     def finish(self, *, best_round: int, stopped: str) -> None:
         """Mark the run as finished."""
         with _durable(self._database):
@@ -216,8 +222,10 @@ class Journal:
                 break
         sound = newest[0] if newest else 0
         with _durable(self._database):
-            self._database.execute("DELETE FROM round WHERE round > ?", (sound,))
+            forgotten = self._database.execute("DELETE FROM round WHERE round > ?", (sound,)).rowcount
             self._database.execute("DELETE FROM failure WHERE round > ?", (sound,))
+            if forgotten:
+                self._set("rewound", self.rewound + 1)
         return newest
 
     def drop_checkpoints(self, *, keep: set[int]) -> None:
