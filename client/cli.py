@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.commands import federation
+from client.commands import federation, governance
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _FILE_WIDTH = 120  # columns of a report that goes to a file or a pipe
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
+governance.register(app)
 
 
 @app.callback()

@@ -14,10 +14,13 @@ from time import perf_counter
 import torch
 
 from client.cohort import StudyPatients, designed, load_cohort, pool
+from client.cohort.pseudonyms import site_pseudonyms
 from client.governance import disclosure
+from client.governance.approval import Approvals
+from client.governance.exchanges import Exchanges
 from client.governance.policy import Gate, asked
 from client.site_config import Policy, read_site
-from client.state import SiteState
+from client.state import SiteState, lasting
 from client.tasks import describe
 from client.tasks.compare import compare
 from client.tasks.evaluate import evaluate
@@ -52,7 +55,7 @@ log = logging.getLogger(__name__)
 
 class Worker:
     """Answers requests to one site. ``load`` gives its patients as a protocol sees them, ``state`` is the folder for what
-    the site remembers of each run."""
+    the site remembers of each run, and for its ``approvals`` unless they are kept elsewhere."""
 
     def __init__(
         self,
@@ -61,16 +64,24 @@ class Worker:
         policy: Policy,
         load: Callable[[StudyProtocol], StudyPatients],
         state: Path,
+        approvals: Approvals | None = None,
         identity: IdentityFiles = NO_FILES,
     ) -> None:
         self.name = name
         self.policy = policy
         self._load = load
         self._state = state
-        self._gate = Gate(name, policy)
+        folder = lasting(state, name)
+        self._approvals = approvals or Approvals(folder)
+        self._gate = Gate(name, policy, approvals=self._approvals, exchanges=Exchanges(folder))
         self._masked = MaskedReplies(name, policy=policy, files=identity, state=state)
         self._cohorts: dict[str, StudyPatients] = {}
         self._benches: dict[tuple[str, int], Workbench] = {}
+
+    def approve(self, protocol: StudyProtocol, *, by: str) -> None:
+        """Approve ``protocol`` without asking anybody, recorded as such: for sites that are simulated here. No request
+        reaches this; at a hospital a person approves."""
+        self._approvals.approve(protocol, policy=self.policy, by=by, automatic=True)
 
     def handle(self, envelope: Envelope) -> Envelope:
         """Answer a request. Never raises: what goes wrong becomes a ``Failure`` with a neutral code."""
@@ -79,13 +90,13 @@ class Worker:
         try:
             message = messages.decode(envelope)
             request = asked(message.record)
-            protocol = self._gate.admit(request)
+            protocol = self._gate.admit(request, envelope)
             if isinstance(request, SecureSumRequest):
                 answer = self._masked.assist(request, started)
             else:
                 self._masked.require(request, protocol)
+                self._gate.admit_cohort(self.cohort(protocol), protocol)
                 bench = self.bench(protocol, seed=request.task.seed)
-                self._gate.admit_cohort(len(bench.tensors))
                 answer = self._carry_out(request, message.vectors, bench, started)
             released = disclosure.release(answer, rule=self.policy.rule, secure_sum=protocol.privacy.secure_sum)
             return messages.encode(released)
@@ -209,7 +220,9 @@ def open_site(config_path: Path, *, state: Path, threads: int | None = None) -> 
         if key not in kept:
             cohort = load_cohort(config, protocol, where=config_path)
             kept.clear()
-            kept[key] = StudyPatients(cohort.tensors, cohort.parts, cohort.flow, cohort.order, cohort.ratings)
+            pseudonyms = site_pseudonyms(config.site.name)
+            members = frozenset(map(pseudonyms.of, cohort.patients))
+            kept[key] = StudyPatients(cohort.tensors, cohort.parts, cohort.flow, cohort.order, cohort.ratings, members)
         return designed(kept[key], protocol, site=config.site.name)
 
     return Worker(

@@ -37,6 +37,9 @@ class SiteWorker(Protocol):
     def handle(self, envelope: Envelope) -> Envelope:
         """Answer a request."""
 
+    def approve(self, protocol: StudyProtocol, *, by: str) -> None:
+        """Let the site answer to ``protocol``."""
+
     def bench(self, protocol: StudyProtocol, *, seed: int) -> Any:
         """Cohort and network of a protocol."""
 
@@ -87,6 +90,7 @@ def make_arm(
 ) -> Arm:
     """Train one comparator, score it on every site's test patients, and keep the result. An interrupted one resumes."""
     normalization: Normalization | None
+    seed = record.seed
     if wanted.kind == "logistic":
         protocol, weights, normalization = fit_logistic(record, pooled)
     else:
@@ -97,7 +101,8 @@ def make_arm(
     test = {
         name: reply.parts["test"]
         for name, worker in workers.items()
-        if "test" in (reply := _score(worker, protocol, weights, normalization, seed=record.seed)).parts
+        if "test"
+        in (reply := _score(worker, protocol, weights, normalization, run=f"{record.run}-{wanted.name}", seed=seed)).parts
     }
     arm = Arm(kind=wanted.kind, site=wanted.site, test=test)
     (run_directory / FOLDER).mkdir(exist_ok=True)
@@ -183,9 +188,17 @@ def _train_alone(
 
 
 def _score(
-    worker: SiteWorker, protocol: StudyProtocol, weights: Vector, normalization: Normalization | None, *, seed: int
+    worker: SiteWorker,
+    protocol: StudyProtocol,
+    weights: Vector,
+    normalization: Normalization | None,
+    *,
+    run: str,
+    seed: int,
 ) -> EvaluateReply:
-    task = Task(run="baseline", site=worker.name, round=0, attempt="", protocol_json=protocol.canonical_json, seed=seed)
+    worker.approve(protocol, by="comparators of a simulation")
+    attempt = messages.attempt_token(run, worker.name, 0, 1, "comparator")
+    task = Task(run, worker.name, round=0, attempt=attempt, protocol_json=protocol.canonical_json, seed=seed)
     network = build_network(protocol, normalization=normalization, seed=seed)
     layout = ParameterSpec.of(network, personal=protocol.federation.personal).sha256
     request = EvaluateRequest(task, layout=layout, normalization=normalization, basis=0, parts=("test",))

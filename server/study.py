@@ -392,7 +392,7 @@ class FederatedStudy:
             run=self.journal.run,
             site=site,
             round=round_,
-            attempt=messages.attempt_token(self.journal.run, site, round_, attempt, phase),
+            attempt=messages.attempt_token(self.journal.run, site, round_, attempt, f"{phase} {self.journal.rewound}"),
             protocol_json=self.protocol.canonical_json,
             seed=self.journal.seed,
         )
