@@ -9,7 +9,7 @@ from client.governance.secure_sum import SecureSums
 from server.secure_sum import MaskedSum
 from shared_model.secure_records import MaskedShares, MaskingSession, session_digest
 
-NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta")
+NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa")
 LENGTH = 257
 
 
