@@ -1,4 +1,4 @@
-"""What a secure sum costs: CPU of a site and of the center, bytes, and what a site that went away adds; 11 million parameters."""
+"""What a secure sum of 11 million parameters costs: CPU of a site and of the center, bytes, a site that went away."""
 
 import tempfile
 from pathlib import Path
