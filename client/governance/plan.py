@@ -70,8 +70,8 @@ def _leaves(protocol: StudyProtocol, config: SiteConfig) -> Iterator[str]:
     yield "At the end: how it does on tuning and test patients: AUC, calibration, counts at thresholds, a coarse histogram"
     yield "  of scores."
     if protocol.privacy.secure_sum:
-        yield "Secure aggregation: the change of the weights, the loss and the histograms leave under masks only, from which the"
-        yield f"  center gets the sum over at least {policy.minimum_summed_sites} sites and those of no single one."
+        yield "Secure aggregation: the change of the weights, the loss and the histograms leave under masks only, from which"
+        yield f"  the center gets the sum over at least {policy.minimum_summed_sites} sites and those of no single one."
         yield (
             "  The other sites' keys are those of this site's roster."
             if config.identity.roster
