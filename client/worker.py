@@ -12,6 +12,7 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
+from torch import Tensor
 
 from client.cohort import StudyPatients, designed, load_cohort, pool
 from client.governance import disclosure
@@ -21,6 +22,7 @@ from client.state import SiteState
 from client.tasks import describe
 from client.tasks.compare import compare
 from client.tasks.evaluate import evaluate
+from client.tasks.explain import explain, looks_at_pictures, with_outlines
 from client.tasks.train import train
 from client.tasks.workbench import Workbench
 from shared_model import messages
@@ -34,6 +36,8 @@ from shared_model.messages import (
     Envelope,
     EvaluateReply,
     EvaluateRequest,
+    ExplainReply,
+    ExplainRequest,
     Failure,
     Message,
     Request,
@@ -135,6 +139,28 @@ class Worker:
             case CompareRequest():
                 found = compare(self.cohort(bench.protocol), request, bench.protocol, directory=self._of_run)
                 return Message(CompareReply(self.name, task.attempt, **vars(found), seconds=perf_counter() - started))
+
+            case ExplainRequest():
+                outlines = None if request.brief else self._outlines(bench)
+                summary = explain(bench, request, vectors, state=state, outlines=outlines)
+                private = bench.protocol.explanation is not None and bench.protocol.explanation.epsilon is not None
+                seconds = perf_counter() - started
+                return Message(ExplainReply(self.name, task.attempt, summary, seconds=seconds, private=private))
+
+    def _outlines(self, bench: Workbench) -> Tensor | None:
+        """Lesions in the stored pictures, uint8 ``[M, H, W]``, as the site's masks and boxes say; None if there are none.
+
+        They are read for explanations only, for which no network need see them.
+        """
+        images = bench.protocol.images
+        if images is None or not looks_at_pictures(bench):
+            return None
+        if images.lesion_mask:
+            return bench.tensors.images[:, 1]
+        read = self._load(with_outlines(bench.protocol)).tensors
+        if not torch.equal(read.slots, bench.tensors.slots.cpu()):
+            return None  # a mask that cannot be read makes a picture unusable
+        return read.images[:, 1] if read.images[:, 1].any() else None
 
     def _of_run(self, run: str) -> Path:
         return self._state / run / self.name

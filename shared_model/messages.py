@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode, MessageError
+from shared_model.explanations import ExplanationSummary
 from shared_model.paired import PairedComparison
 from shared_model.readings import Reading
 from shared_model.summaries import CategoryCounts, CohortFlow, Moments, Normalization, PartCounts, Performance, Record
@@ -119,6 +120,19 @@ class CompareRequest(Record):
 
 
 @dataclass(frozen=True)
+class ExplainRequest(Record):
+    """Explain the model ``weights`` of ``layout`` as the protocol says; ``brief``: shares and contributions only."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset({"weights"})
+    task: Task
+    layout: str
+    normalization: Normalization | None
+    basis: Annotated[int, Field(ge=0)]
+    brief: bool = False
+    kind: Literal["explain"] = "explain"
+
+
+@dataclass(frozen=True)
 class DescribeReply(Record):
     """A site's cohort. ``moments`` and ``categories`` are of training patients, by variable; ``missing`` counts patients
     of all parts without a value; ``modalities`` counts patients with anything of a modality. A count of ``None``, and
@@ -201,8 +215,25 @@ class Failure(Record):
     kind: Literal["failure"] = "failure"
 
 
-Request = DescribeRequest | TrainRequest | EvaluateRequest | CompareRequest
-Reply = DescribeReply | TrainReply | EvaluateReply | CompareReply | Failure
+@dataclass(frozen=True)
+class ExplainReply(Record):
+    """Sums of explanations over groups of patients; cells that may not leave the site are ``suppressed``.
+
+    ``private``: it is with noise.
+    """
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    site: str
+    attempt: str
+    summary: ExplanationSummary
+    seconds: Seconds
+    private: bool = False
+    suppressed: tuple[Suppression, ...] = ()
+    kind: Literal["explain_reply"] = "explain_reply"
+
+
+Request = DescribeRequest | TrainRequest | EvaluateRequest | CompareRequest | ExplainRequest
+Reply = DescribeReply | TrainReply | EvaluateReply | CompareReply | ExplainReply | Failure
 AnyRecord = Request | Reply
 
 
