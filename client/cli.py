@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.commands import federation, predict
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -131,6 +133,10 @@ def synthesize(
 
         typer.echo(write(out, hospital=hospital, patients=patients, seed=seed, scanner=scanner))
         typer.echo(describe_truth(out, hospital), err=True)
+
+
+for topic in (federation, predict):
+    topic.register(app)
 
 
 def _read(site: Path, study: Path | None) -> "tuple[SiteConfig, StudyProtocol | None]":

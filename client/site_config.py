@@ -256,6 +256,8 @@ class Policy(Strict):
 
     ``epsilon_limit`` and ``delta`` bound what all studies together may learn of a training patient, for good;
     with ``dp_required`` no study trains here without differential privacy.
+    With ``secure_sum_required`` none does whose center could see this site's update; ``minimum_summed_sites`` is the fewest,
+    this one included, over whom it is summed.
     """
 
     minimum_patients: int = Field(default=10, ge=1)
@@ -263,12 +265,22 @@ class Policy(Strict):
     epsilon_limit: Positive = 8.0
     delta: Annotated[float, Field(gt=0.0, lt=0.1)] = 1e-5
     dp_required: bool = False
+    secure_sum_required: bool = False
+    minimum_summed_sites: int = Field(default=3, ge=3)
     tasks: tuple[TaskName, ...] = ("describe", "train", "evaluate", "explain")
 
     @property
     def rule(self) -> Rule:
         """From how many patients on something may be said of them."""
         return Rule(minimum_patients=self.minimum_patients, minimum_cell=self.minimum_cell)
+
+
+class Identity(Strict):
+    """``key``: the private Ed25519 key with which the site signs, made by itself where none is named. ``roster``: the file
+    with the other hospitals' identities; without one, the first that is seen of each is believed."""
+
+    key: str | None = None
+    roster: str | None = None
 
 
 class SiteConfig(Strict):
@@ -279,6 +291,7 @@ class SiteConfig(Strict):
     images: Images | None = None
     split: Split = Split()
     policy: Policy = Policy()
+    identity: Identity = Identity()
 
 
 def read_site(path: Path) -> SiteConfig:

@@ -23,6 +23,7 @@ from client.tasks import describe
 from client.tasks.compare import compare
 from client.tasks.evaluate import evaluate
 from client.tasks.explain import explain, looks_at_pictures, with_outlines
+from client.tasks.masked import NO_FILES, Asked, IdentityFiles, MaskedReplies
 from client.tasks.train import train
 from client.tasks.workbench import Workbench
 from shared_model import messages
@@ -40,7 +41,9 @@ from shared_model.messages import (
     ExplainRequest,
     Failure,
     Message,
+    PatientRequest,
     Request,
+    SecureSumRequest,
     Task,
     TrainReply,
     TrainRequest,
@@ -55,12 +58,21 @@ class Worker:
     """Answers requests to one site. ``load`` gives its patients as a protocol sees them, ``state`` is the folder for what
     the site remembers of each run."""
 
-    def __init__(self, name: str, *, policy: Policy, load: Callable[[StudyProtocol], StudyPatients], state: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        policy: Policy,
+        load: Callable[[StudyProtocol], StudyPatients],
+        state: Path,
+        identity: IdentityFiles = NO_FILES,
+    ) -> None:
         self.name = name
         self.policy = policy
         self._load = load
         self._state = state
         self._gate = Gate(name, policy)
+        self._masked = MaskedReplies(name, policy=policy, files=identity, state=state)
         self._cohorts: dict[str, StudyPatients] = {}
         self._benches: dict[tuple[str, int], Workbench] = {}
 
@@ -72,10 +84,14 @@ class Worker:
             message = messages.decode(envelope)
             request = asked(message.record)
             protocol = self._gate.admit(request)
-            bench = self.bench(protocol, seed=request.task.seed)
-            self._gate.admit_cohort(len(bench.tensors))
-            answer = self._carry_out(request, message.vectors, bench, started)
-            released = disclosure.release(answer, rule=self.policy.rule)
+            if isinstance(request, SecureSumRequest):
+                answer = self._masked.assist(request, started)
+            else:
+                self._masked.require(request, protocol)
+                bench = self.bench(protocol, seed=request.task.seed)
+                self._gate.admit_cohort(len(bench.tensors))
+                answer = self._carry_out(request, message.vectors, bench, started)
+            released = disclosure.release(answer, rule=self.policy.rule, secure_sum=protocol.privacy.secure_sum)
             return messages.encode(released)
         except RefusedError as error:
             code, cause = error.code, error.detail
@@ -112,7 +128,7 @@ class Worker:
         return self._benches[key]
 
     def _carry_out(
-        self, request: Request, vectors: Mapping[str, Vector], bench: Workbench, started: float
+        self, request: PatientRequest, vectors: Mapping[str, Vector], bench: Workbench, started: float
     ) -> Message[AnyRecord]:
         """What ``request`` asks, done; the reply as it is before disclosure control."""
         task = request.task
@@ -122,6 +138,8 @@ class Worker:
                 return Message(self._describe(bench, task, started))
             case TrainRequest():
                 trained = train(bench, request, vectors, state=state)
+                if request.masking is not None:
+                    return self._masked.training(trained, request, Asked(bench.protocol, vectors, started))
                 reply = TrainReply(
                     site=self.name,
                     attempt=task.attempt,
@@ -134,6 +152,8 @@ class Worker:
                 return Message(reply, trained.vectors)
             case EvaluateRequest():
                 common, personal = evaluate(bench, request, vectors, state=state)
+                if request.masking is not None:
+                    return self._masked.evaluation(common, personal, request, Asked(bench.protocol, vectors, started))
                 seconds = perf_counter() - started
                 return Message(EvaluateReply(self.name, task.attempt, parts=common, personal=personal, seconds=seconds))
             case CompareRequest():
@@ -177,6 +197,7 @@ class Worker:
             missing=describe.missing_counts(bench.tensors, bench.protocol),
             modalities=describe.modality_counts(bench.tensors, bench.protocol),
             seconds=perf_counter() - started,
+            keys=self._masked.sums(task.run).advertise() if bench.protocol.privacy.secure_sum else None,
         )
 
 
@@ -222,6 +243,7 @@ def open_site(config_path: Path, *, state: Path, threads: int | None = None) -> 
         policy=config.policy,
         load=load,
         state=state,
+        identity=IdentityFiles.beside(config_path, config.identity),
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from server.commands import center, provision, run
 from shared_model.command_line import errors_to_exit_codes
 
 if TYPE_CHECKING:
@@ -104,16 +105,21 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> Non
         typer.echo(f"report: {run / 'report.html'}")
 
 
+for topic in (provision, center, run):
+    topic.register(app)
+
+
 def _conclude(simulation: "Simulation", console: "Console", *, with_baselines: bool, as_json: bool = False) -> None:
     from server.launch import simulate as run
 
     record = run(simulation, with_baselines=with_baselines, console=console)
     if as_json:
         typer.echo((simulation.out / "results.json").read_text())
-    _summarize(record, simulation.out, console)
+    summarize(record, simulation.out, console)
 
 
-def _summarize(record: "RunRecord", out: Path, console: "Console") -> None:
+def summarize(record: "RunRecord", out: Path, console: "Console") -> None:
+    """Print what a run came to: every site, all together, what failed, and where the report is."""
     import json
 
     from rich.table import Table

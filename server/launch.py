@@ -1,33 +1,26 @@
 """From a study file and site files to a run directory with results: what ``consilium-center simulate`` does."""
 
-import fcntl
-import json
 import os
-import platform
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
-from server import baselines
-from server.journal import FILE, Journal
+from server import baselines, run_directory
+from server.journal import Journal
 from server.progress import ProgressDisplay
 from server.records import RunRecord
 from server.results import write_results
-from shared_model.durable import write_durably
-from shared_model.errors import ConfigurationError, Fault, StudyError
+from server.run_directory import RunPlan
+from shared_model.errors import ConfigurationError, Fault
 from shared_model.protocol import StudyProtocol, read_protocol
 
 if TYPE_CHECKING:
     from server.simulation import Worker
 
 Engine = Literal["in-process", "flower", "ray"]
-REPORTED = ("consilium", "flwr", "torch", "torchvision", "numpy", "pandas", "scikit-learn", "opacus")
 
 
 @dataclass(frozen=True)
@@ -41,6 +34,11 @@ class Simulation:
     seed: int
     engine: Engine
     threads: int
+
+    @property
+    def plan(self) -> RunPlan:
+        """What decides the run."""
+        return RunPlan(self.protocol, self.study_file, tuple(self.sites), self.out, self.seed, self.engine, self.threads)
 
 
 def prepare(
@@ -82,7 +80,7 @@ def prepare(
         engine=engine,
         threads=threads or os.cpu_count() or 1,
     )
-    _refuse_another_run(simulation)
+    run_directory.refuse_another_run(simulation.plan)
     return simulation
 
 
@@ -98,7 +96,7 @@ def simulate(simulation: Simulation, *, with_baselines: bool, console: Console) 
     out = simulation.out
     workers = open_workers(simulation.sites, simulation.protocol, state=out / "sites", threads=simulation.threads)
     out.mkdir(parents=True, exist_ok=True)
-    with _alone_in(out):
+    with run_directory.alone_in(out):
         record = _train(simulation, workers, console)
         if with_baselines:
             _compare(record, workers, out, console)
@@ -110,8 +108,8 @@ def _train(simulation: Simulation, workers: "Mapping[str, Worker]", console: Con
     from server.simulation import run_engine
 
     out = simulation.out
-    if not (out / FILE).exists():
-        _create(simulation)
+    if not run_directory.is_made(out):
+        run_directory.create(simulation.plan)
     with Journal(out) as journal:
         finished = journal.finished
     if finished:
@@ -133,17 +131,6 @@ def _compare(record: RunRecord, workers: "Mapping[str, Worker]", out: Path, cons
             baselines.make_arm(arm, record=record, run_directory=out, workers=workers, pooled=pooled, conduct=run_in_process)
 
 
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Hold the run directory: two commands at work in one would spoil it. A killed command lets go of it."""
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(f"another command is at work in {out}: wait for it, or end it") from None
-        yield
-
-
 def report(out: Path) -> None:
     """Write results.json, per_site.csv, figures and report.html of the run in ``out`` as it stands.
 
@@ -153,52 +140,3 @@ def report(out: Path) -> None:
     with Journal(out) as journal:
         record = journal.record()
     write_results(out, record, baselines.read_arms(out))
-
-
-def _create(simulation: Simulation) -> None:
-    out, protocol = simulation.out, simulation.protocol
-    versions = {name: _version(name) for name in REPORTED} | {"python": platform.python_version()}
-    environment = {"versions": versions, "platform": platform.platform(), "cpus": os.cpu_count(), "threads": simulation.threads}
-    write_durably(out / "study.toml", simulation.study_file.read_bytes())
-    write_durably(out / "protocol.json", protocol.canonical_json.encode())
-    write_durably(out / "environment.json", json.dumps(environment, indent=2).encode())
-    Journal.create(
-        out,
-        protocol,
-        run=secrets.token_hex(8),
-        engine=simulation.engine,
-        seed=simulation.seed,
-        enrolled=tuple(sorted(simulation.sites)),
-        versions=versions,
-    ).close()
-
-
-def _refuse_another_run(simulation: Simulation) -> None:
-    if not (simulation.out / FILE).exists():
-        return
-    with Journal(simulation.out) as journal:
-        differences = {
-            "protocol": (journal.protocol.sha256[:12], simulation.protocol.sha256[:12]),
-            "seed": (str(journal.seed), str(simulation.seed)),
-            "sites": (", ".join(journal.enrolled), ", ".join(sorted(simulation.sites))),
-        }
-    faults = [
-        Fault(
-            str(simulation.out),
-            key,
-            f"a run with {key} {there}",
-            f"a run with {key} {here}, or no run",
-            "choose another --out, or give the command with which that run was started",
-        )
-        for key, (there, here) in differences.items()
-        if there != here
-    ]
-    if faults:
-        raise ConfigurationError(faults)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

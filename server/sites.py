@@ -6,7 +6,7 @@ deadline in any case. Uses the three methods of ``Grid`` and no other, so that e
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Protocol
@@ -64,13 +64,17 @@ class _Sent:
 class Roster:
     """Sites by name over ``grid``, which is looked at at least every ``poll_s`` seconds while an answer is awaited.
 
-    ``warnings`` collects what somebody should look at: two nodes with one name, nodes without a proper one.
+    ``registered`` tells, as it stands at the time, which node's key is which site's; without it a node is who it says.
+    ``warnings`` collects what somebody should look at: two nodes with one name, nodes without a proper one, impostors.
     """
 
-    def __init__(self, grid: Grid, *, poll_s: float = POLL_S) -> None:
+    def __init__(
+        self, grid: Grid, *, poll_s: float = POLL_S, registered: Callable[[], Mapping[int, str]] | None = None
+    ) -> None:
         self.warnings: list[str] = []
         self._grid = grid
         self._poll_s = poll_s
+        self._registered = registered
         self._names: dict[int, str] = {}  # by node, in order of introduction
         self._online: frozenset[int] = frozenset()
         self._introductions: dict[str, _Sent] = {}  # questions who a node is, by message
@@ -186,6 +190,9 @@ class Roster:
             return
         if not _NAME.fullmatch(site):
             self._warn(f"node {node} goes by {site[:80]!r}, which is no name of a site; it is ignored")
+            site = f"?{node}"
+        elif self._registered is not None and (owner := self._registered().get(node)) != site:
+            self._warn(f"node {node} says it is site {site!r}, but its key is that of {owner!r}; it is ignored")
             site = f"?{node}"
         elif site in self._nodes():
             self._warn(f"node {node} says it is site {site!r}, as another one did before; it is ignored while that is online")

@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash it is there whole or not at all."""
+def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write a file so that after a crash it is there whole or not at all. ``mode`` is limited by the process's umask; the
+    file is at no moment open to others than it says."""
     partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -87,6 +87,7 @@ class FailureCode(StrEnum):
     WRONG_SHAPE = "wrong_shape"
     WRONG_COUNT = "wrong_count"
     NORM_EXCEEDED = "norm_exceeded"
+    SECURE_SUM_REFUSED = "secure_sum_refused"
 
 
 class RefusedError(ConsiliumError):

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -30,8 +31,9 @@ QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
 }
+_VERSION = "0.1.0"  # of the app: part of its identity, so that a new release is a new app to install
 _APP: dict[str, Any] = {
-    "project": {"name": "consilium", "version": "0.1.0", "description": "Consilium", "license": "Apache-2.0"},
+    "project": {"name": "consilium", "version": _VERSION, "description": "Consilium", "license": "Apache-2.0"},
     "tool": {
         "flwr": {
             "app": {
@@ -80,17 +82,50 @@ def app_sha256() -> str:
 
 def is_installed(home: Path, *, sha256: str) -> bool:
     """Whether the thin app of that hash lies in ``home``."""
-    return (home / APPS / f"consilium.consilium.{_APP['project']['version']}.{sha256[:8]}" / "pyproject.toml").is_file()
+    return (home / APPS / f"consilium.consilium.{_VERSION}.{sha256[:8]}" / "pyproject.toml").is_file()
 
 
 def install_app(home: Path) -> str:
-    """Put the thin app into ``home``, and nothing else; returns its SHA-256."""
+    """Put the thin app into ``home``, unless it is there already; returns its SHA-256.
+
+    Raises:
+        StudyError: Flower would not install it.
+    """
+    home = home.resolve()
     with tempfile.TemporaryDirectory(prefix="consilium-") as scratch:
         bundle = _build(Path(scratch))
         home.mkdir(parents=True, exist_ok=True)
-        if not is_installed(home, sha256=(digest := hashlib.sha256(bundle.read_bytes()).hexdigest())):
+        digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
+        if not is_installed(home, sha256=digest):
+            for path in (home, home / APPS):  # of an earlier release, locked
+                path.mkdir(exist_ok=True)
+                path.chmod(0o755)
             flwr("install", str(bundle), folder=Path(scratch), environment=environment(home))
+        if not is_installed(home, sha256=digest):
+            raise StudyError(f"flwr install did not put the app into {home}")
         return digest
+
+
+def lock_app(home: Path) -> list[str]:
+    """Make ``home`` unwritable. Returns what to put before a command so that it finds it so: nothing, unless run as root.
+
+    Raises:
+        ConfigurationError: it stays writable, so that code from the center could be unpacked and run there.
+    """
+    for path in (home, *home.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    for prefix in ([], [sys.executable, "-I", "-S", str(Path(__file__).with_name("readonly.py")), str(home)]):
+        if refuses_writes(home, prefix):
+            return prefix
+    remedy = "run this as an ordinary user, or mount that folder read-only"
+    raise ConfigurationError([Fault("FLWR_HOME", "", f"{home} can be written to", "a read-only folder", remedy)])
+
+
+def refuses_writes(home: Path, prefix: Sequence[str]) -> bool:
+    """Whether a command behind ``prefix`` runs, and can create nothing in ``home``."""
+    attempt = ["import os, sys", "try: os.mkdir(sys.argv[1])", "except OSError: sys.exit(7)", "os.rmdir(sys.argv[1])"]
+    probe = [*prefix, sys.executable, "-I", "-S", "-c", "\n".join(attempt), str(home / APPS / ".probe")]
+    return subprocess.run(probe, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 7
 
 
 def flwr(*arguments: str, folder: Path, environment: Mapping[str, str]) -> str:

@@ -60,15 +60,15 @@ def fraction_bits(*, sites: int, limit: float) -> int:
     return min(room, 40)
 
 
-def encode(values: NDArray[np.floating], *, limit: float, bits: int) -> Words:
-    """``values`` float ``[D]`` as integers modulo 2^64 with ``bits`` binary places, rounded to nearest.
+def encode(values: NDArray[np.floating], *, limit: float, bits: int, weight: float = 1.0) -> Words:
+    """``weight`` times ``values`` float ``[D]`` as integers modulo 2^64 with ``bits`` binary places, rounded to nearest.
 
     Raises:
         RefusedError: ``NOT_FINITE``, or ``NORM_EXCEEDED`` for one beyond ``limit``: as an integer it would be silently wrong.
     """
     words = np.empty(values.size, np.uint64)
     for start in range(0, values.size, _CHUNK):
-        part = values[start : start + _CHUNK].astype(np.float64)
+        part = values[start : start + _CHUNK].astype(np.float64) * weight
         if not np.isfinite(part).all():
             raise RefusedError(FailureCode.NOT_FINITE, "a number to be summed is not finite")
         if np.abs(part).max(initial=0.0) > limit:

@@ -1,7 +1,8 @@
 """Requests and replies: typed records <-> bytes. Nothing here unpickles, and every size is checked before it is used.
 
 On the wire a message is an ``Envelope`` of two byte strings: ``header``, the JSON of a record, and ``payload``, its
-vectors as little-endian float32, one after the other. Flower's cost is per object, so a model is one vector.
+vectors as little-endian float32, one after the other, or, of a secure sum, masked numbers as little-endian uint64. Flower's
+cost is per object, so a model is one vector.
 """
 
 import hashlib
@@ -18,8 +19,19 @@ from pydantic import Field, TypeAdapter, ValidationError
 from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode, MessageError
 from shared_model.explanations import ExplanationSummary
+from shared_model.masking import Words
 from shared_model.paired import PairedComparison
 from shared_model.readings import Reading
+from shared_model.secure_records import (
+    Advertisement,
+    Digest,
+    MaskedShares,
+    MaskingSession,
+    ReleasedShares,
+    Sealed,
+    Signature,
+    SiteName,
+)
 from shared_model.summaries import CategoryCounts, CohortFlow, Moments, Normalization, PartCounts, Performance, Record
 
 Vector = NDArray[np.float32]  # [D]
@@ -73,6 +85,7 @@ class TrainRequest(Record):
     ``layout`` is the SHA-256 of names and shapes of the model's parameters, as the center has them.
     ``basis`` is the last round in which this site's reply counted (0: none): its own state is the one after that round.
     Of its earlier states only those after the rounds ``keep`` can be asked for again.
+    With ``masking`` the reply is summed under masks with those of the other sites named there.
     """
 
     VECTORS: ClassVar[frozenset[str]] = frozenset({"weights", "control"})
@@ -81,12 +94,13 @@ class TrainRequest(Record):
     normalization: Normalization | None
     basis: Annotated[int, Field(ge=0)]
     keep: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    masking: MaskingSession | None = None
     kind: Literal["train"] = "train"
 
 
 @dataclass(frozen=True)
 class EvaluateRequest(Record):
-    """Score the model ``weights`` of ``layout`` on the patients of ``parts``."""
+    """Score the model ``weights`` of ``layout`` on the patients of ``parts``; ``masking`` as in ``TrainRequest``."""
 
     VECTORS: ClassVar[frozenset[str]] = frozenset({"weights"})
     task: Task
@@ -94,7 +108,42 @@ class EvaluateRequest(Record):
     normalization: Normalization | None
     basis: Annotated[int, Field(ge=0)]
     parts: tuple[Part, ...]
+    masking: MaskingSession | None = None
     kind: Literal["evaluate"] = "evaluate"
+
+
+@dataclass(frozen=True)
+class KeysRequest(Record):
+    """Advertise keys for a secure sum."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    task: Task
+    kind: Literal["keys"] = "keys"
+
+
+@dataclass(frozen=True)
+class ConfirmRequest(Record):
+    """Sign that the numbers of just ``survivors`` count in the secure sum ``session``; asked where a site went away."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    task: Task
+    session: Digest
+    survivors: tuple[SiteName, ...]
+    kind: Literal["confirm"] = "confirm"
+
+
+@dataclass(frozen=True)
+class UnmaskRequest(Record):
+    """Release shares of what did not cancel in the secure sum of ``survivors``. ``sealed`` holds the letters of the other
+    survivors to this site, ``confirmations`` the signatures of survivors where a site went away."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    task: Task
+    session: Digest
+    survivors: tuple[SiteName, ...]
+    sealed: dict[SiteName, Sealed]
+    confirmations: dict[SiteName, Signature]
+    kind: Literal["unmask"] = "unmask"
 
 
 @dataclass(frozen=True)
@@ -149,6 +198,7 @@ class DescribeReply(Record):
     modalities: dict[str, Count | None]
     seconds: Seconds
     suppressed: tuple[Suppression, ...] = ()
+    keys: Advertisement | None = None
     kind: Literal["describe_reply"] = "describe_reply"
 
 
@@ -157,7 +207,8 @@ class TrainReply(Record):
     """Vectors: ``update``, trained minus received parameters ``[D]``; ``control``, change of the site's control variate.
 
     ``patients`` trained on, ``loss`` their mean training loss; ``tune`` the received model on tuning patients, ``None``
-    without any. Loss and ``tune`` are also ``None`` where they are ``suppressed``.
+    without any. Loss and ``tune`` are also ``None`` where they are ``suppressed``. In a secure sum vectors, loss and what
+    adds up of ``tune`` are masked, and ``masks`` goes with them.
     """
 
     VECTORS: ClassVar[frozenset[str]] = frozenset({"update", "control"})
@@ -169,6 +220,7 @@ class TrainReply(Record):
     tune: Performance | None
     seconds: Seconds
     suppressed: tuple[Suppression, ...] = ()
+    masks: MaskedShares | None = None
     kind: Literal["train_reply"] = "train_reply"
 
 
@@ -184,6 +236,7 @@ class EvaluateReply(Record):
     personal: dict[Part, Performance]
     seconds: Seconds
     suppressed: tuple[Suppression, ...] = ()
+    masks: MaskedShares | None = None
     kind: Literal["evaluate_reply"] = "evaluate_reply"
 
 
@@ -201,6 +254,42 @@ class CompareReply(Record):
     seconds: Seconds
     suppressed: tuple[Suppression, ...] = ()
     kind: Literal["compare_reply"] = "compare_reply"
+
+
+@dataclass(frozen=True)
+class KeysReply(Record):
+    """Keys for the next secure sum; those advertised before are void."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    site: str
+    attempt: str
+    keys: Advertisement
+    seconds: Seconds
+    kind: Literal["keys_reply"] = "keys_reply"
+
+
+@dataclass(frozen=True)
+class ConfirmReply(Record):
+    """The site's signature of the survivors that it was asked about."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    site: str
+    attempt: str
+    signature: Signature
+    seconds: Seconds
+    kind: Literal["confirm_reply"] = "confirm_reply"
+
+
+@dataclass(frozen=True)
+class UnmaskReply(Record):
+    """The site's shares of what did not cancel."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    site: str
+    attempt: str
+    shares: ReleasedShares
+    seconds: Seconds
+    kind: Literal["unmask_reply"] = "unmask_reply"
 
 
 @dataclass(frozen=True)
@@ -232,8 +321,11 @@ class ExplainReply(Record):
     kind: Literal["explain_reply"] = "explain_reply"
 
 
-Request = DescribeRequest | TrainRequest | EvaluateRequest | CompareRequest | ExplainRequest
-Reply = DescribeReply | TrainReply | EvaluateReply | CompareReply | ExplainReply | Failure
+SecureSumRequest = KeysRequest | ConfirmRequest | UnmaskRequest
+PatientRequest = DescribeRequest | TrainRequest | EvaluateRequest | CompareRequest | ExplainRequest
+Request = PatientRequest | SecureSumRequest
+SecureSumReply = KeysReply | ConfirmReply | UnmaskReply
+Reply = DescribeReply | TrainReply | EvaluateReply | CompareReply | ExplainReply | SecureSumReply | Failure
 AnyRecord = Request | Reply
 
 
@@ -242,19 +334,25 @@ R_co = TypeVar("R_co", bound=AnyRecord, covariant=True)
 
 @dataclass(frozen=True)
 class Message(Generic[R_co]):
-    """A record and its vectors, each float32 ``[D]``."""
+    """A record and its vectors, each float32 ``[D]``; or, of a secure sum, ``masked`` numbers ``[W]`` instead of vectors."""
 
     record: R_co
     vectors: Mapping[str, Vector] = field(default_factory=dict)
+    masked: Words | None = None
 
 
 def encode(message: Message[AnyRecord]) -> Envelope:
     """Bytes of a message.
 
     Raises:
-        MessageError: a vector is not float32 ``[D]``, or not one that the record may carry.
+        MessageError: a vector is not float32 ``[D]``, or not one that the record may carry; likewise masked numbers.
     """
-    return encode_all({"": message.record}, message.vectors)[""]
+    if message.masked is None:
+        return encode_all({"": message.record}, message.vectors)[""]
+    words = message.masked
+    if message.record.kind not in _MASKABLE or message.vectors or words.dtype != np.uint64 or words.ndim != 1:
+        raise MessageError(f"{message.record.kind} cannot carry masked numbers of {words.dtype} {words.shape}")
+    return Envelope(_header(message.record, [[_MASKED, int(words.size)]]), words.astype("<u8", copy=False).tobytes())
 
 
 def encode_all(records: Mapping[str, AnyRecord], vectors: Mapping[str, Vector]) -> dict[str, Envelope]:
@@ -286,6 +384,8 @@ def decode(envelope: Envelope) -> Message[AnyRecord]:
         record = _adapter().validate_json(body)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise MessageError(f"not a message: {_brief(error)}") from None
+    if lengths and lengths[0][0] == _MASKED:
+        return _decode_masked(record, lengths, envelope.payload)
     names = [name for name, _ in lengths]
     if len(set(names)) != len(names) or not set(names) <= record.VECTORS:
         raise MessageError(f"{record.kind} does not carry vectors {names}")
@@ -298,11 +398,19 @@ def decode(envelope: Envelope) -> Message[AnyRecord]:
     return Message(record, vectors)
 
 
+def _decode_masked(record: AnyRecord, lengths: list[tuple[str, int]], payload: bytes) -> Message[AnyRecord]:
+    if record.kind not in _MASKABLE or len(lengths) != 1 or 8 * lengths[0][1] != len(payload):
+        raise MessageError(f"{record.kind} with {len(payload)} bytes does not carry masked numbers {lengths}")
+    return Message(record, masked=np.frombuffer(payload, dtype="<u8"))
+
+
 def attempt_token(run: str, site: str, round_: int, attempt: int, phase: str) -> str:
     """The mark of one sending of one request; a late reply to an earlier sending does not carry it."""
     return hashlib.sha256(f"{run}/{site}/{phase}/{round_}/{attempt}".encode()).hexdigest()[:32]
 
 
+_MASKED = "masked"
+_MASKABLE = frozenset({"train_reply", "evaluate_reply"})
 _LENGTHS: TypeAdapter[list[tuple[str, int]]] = TypeAdapter(list[tuple[str, Annotated[int, Field(ge=0)]]])
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 Clipping = Literal["flat", "automatic", "per_layer"]
 AccountantName = Literal["prv", "rdp"]
+SECURE_SUM_NORM = 1e6  # largest federation.max_update_norm with room for three binary places in 64 bits at 200 sites
 Above = Annotated[float, Field(gt=0.0)]
 
 
@@ -36,17 +37,36 @@ class DifferentialPrivacy(Strict):
 
 class Privacy(Strict):
     """``trainable``: with ``fusion_and_head`` the image encoder keeps its first weights, random or pretrained, and does not
-    travel. ``dp`` absent: no differential privacy."""
+    travel. ``dp`` absent: no differential privacy. ``secure_sum``: the center learns the sum of the sites' updates and
+    summaries, and those of no single site."""
 
     trainable: Literal["all", "fusion_and_head"] = "all"
     dp: DifferentialPrivacy | None = None
+    secure_sum: bool = False
 
 
 def conflict(protocol: "StudyProtocol") -> str | None:
     """Why ``[privacy]`` does not go together with the rest of ``protocol``, with the remedy; None if it does."""
     if protocol.privacy.trainable == "fusion_and_head" and protocol.network.kind not in {"multimodal", "image_only"}:
         return f'network "{protocol.network.kind}" has no image encoder to freeze || use privacy.trainable = "all"'
+    if protocol.privacy.secure_sum and (problem := _conflict_with_secure_sum(protocol)):
+        return problem
     return None if protocol.privacy.dp is None else _conflict_with_dp(protocol, protocol.privacy.dp)
+
+
+def _conflict_with_secure_sum(protocol: "StudyProtocol") -> str | None:
+    rule, limit = protocol.federation.aggregation.kind, protocol.federation.max_update_norm
+    if rule != "weighted_mean":
+        return (
+            f'aggregation "{rule}" compares the updates of single sites, which a secure sum hides'
+            ' || use aggregation "weighted_mean", or remove privacy.secure_sum'
+        )
+    if limit > SECURE_SUM_NORM:
+        return (
+            f"numbers up to federation.max_update_norm = {limit:g} do not fit a secure sum"
+            f" || set it to {SECURE_SUM_NORM:g} or less, or remove privacy.secure_sum"
+        )
+    return None
 
 
 def _conflict_with_dp(protocol: "StudyProtocol", dp: DifferentialPrivacy) -> str | None:

@@ -10,29 +10,36 @@ by subtraction.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
+from shared_model import secure_layout
 from shared_model.disclosure import Rule, Suppression, Why, performance_on
 from shared_model.errors import FailureCode, RefusedError
 from shared_model.explanations import ExplanationSummary, small_cells
 from shared_model.messages import (
     AnyRecord,
     CompareReply,
+    ConfirmReply,
     DescribeReply,
     EvaluateReply,
     ExplainReply,
     Failure,
+    KeysReply,
     Message,
     Part,
+    SecureSumReply,
     TrainReply,
+    UnmaskReply,
 )
 from shared_model.summaries import CategoryCounts, CohortFlow, Moments, PartCounts, Performance
 
 Taken = list[Suppression]
+K = TypeVar("K")
 
 
-def release(message: Message[AnyRecord], *, rule: Rule) -> Message[AnyRecord]:
-    """``message`` without what may not leave, and with the list of what was taken out.
+def release(message: Message[AnyRecord], *, rule: Rule, secure_sum: bool = False) -> Message[AnyRecord]:
+    """``message`` without what may not leave, and with the list of what was taken out. In a study with ``secure_sum`` no
+    histogram leaves in the clear, and of a round nothing that adds up.
 
     Raises:
         RefusedError: no rule says what of such a record may leave.
@@ -40,7 +47,24 @@ def release(message: Message[AnyRecord], *, rule: Rule) -> Message[AnyRecord]:
     rule_of = _RULES.get(type(message.record))
     if rule_of is None:
         raise RefusedError(FailureCode.INTERNAL, f"no rule says whether a {message.record.kind} may leave")
-    return Message(rule_of(message.record, rule), message.vectors)
+    record = rule_of(message.record, rule)
+    return Message(_without_summed(record) if secure_sum else record, message.vectors, message.masked)
+
+
+def _without_summed(record: AnyRecord) -> AnyRecord:
+    match record:
+        case TrainReply():
+            return replace(record, tune=None if record.tune is None else secure_layout.without_sums(record.tune), loss=None)
+        case EvaluateReply():
+            return replace(record, parts=_hidden(record.parts), personal=_hidden(record.personal))
+        case CompareReply():
+            return replace(record, performances=_hidden(record.performances))
+        case _:
+            return record
+
+
+def _hidden(performances: Mapping[K, Performance]) -> dict[K, Performance]:
+    return {key: secure_layout.without_histogram(performance) for key, performance in performances.items()}
 
 
 # ---- describe: tables of counts
@@ -189,7 +213,7 @@ def _modalities(
 def _training(reply: TrainReply, rule: Rule) -> TrainReply:
     taken: Taken = []
     tune = reply.tune
-    if tune is not None and (why := _why_not(tune, rule)):
+    if tune is not None and (why := why_not(tune, rule)):
         taken.append(Suppression(performance_on("tune"), why))
         tune = None
     loss = reply.loss
@@ -210,13 +234,13 @@ def _performances(
     parts: Mapping[Part, Performance], rule: Rule, taken: Taken, *, personal: bool
 ) -> Iterator[tuple[Part, Performance]]:
     for part, performance in parts.items():
-        if why := _why_not(performance, rule):
+        if why := why_not(performance, rule):
             taken.append(Suppression(performance_on(part, personal=personal), why))
         else:
             yield part, performance
 
 
-def _why_not(performance: Performance, rule: Rule) -> Why | None:
+def why_not(performance: Performance, rule: Rule) -> Why | None:
     """Why a performance may not leave; None if it may."""
     return _few(performance.sums.count, performance.sums.positives, rule)
 
@@ -234,7 +258,7 @@ def _comparison(reply: CompareReply, rule: Rule) -> CompareReply:
     taken: Taken = []
     performances, comparisons, readings = {}, {}, {}
     for name, performance in reply.performances.items():
-        if why := _why_not(performance, rule):
+        if why := why_not(performance, rule):
             taken.append(Suppression(f"performance of {name}", why))
         else:
             performances[name] = performance
@@ -281,6 +305,11 @@ def _failure(reply: Failure, rule: Rule) -> Failure:
     return reply
 
 
+def _step_of_secure_sum(reply: SecureSumReply, rule: Rule) -> SecureSumReply:
+    """Keys, signatures and shares of seeds tell nothing of a patient; which of them may leave, ``secure_sum`` decides."""
+    return reply
+
+
 _RULES: Mapping[type, Callable[[Any, Rule], AnyRecord]] = {
     DescribeReply: _description,
     TrainReply: _training,
@@ -288,4 +317,7 @@ _RULES: Mapping[type, Callable[[Any, Rule], AnyRecord]] = {
     CompareReply: _comparison,
     ExplainReply: _explanation,
     Failure: _failure,
+    KeysReply: _step_of_secure_sum,
+    ConfirmReply: _step_of_secure_sum,
+    UnmaskReply: _step_of_secure_sum,
 }

@@ -1,9 +1,11 @@
 """May this be asked of this site? What the hospital allows wins over whatever the center sends."""
 
-from client.site_config import Policy
+from collections.abc import Collection
+
+from client.site_config import Policy, TaskName
 from shared_model import config_file
 from shared_model.errors import ConfigurationError, FailureCode, RefusedError
-from shared_model.messages import AnyRecord, Request
+from shared_model.messages import AnyRecord, Request, SecureSumRequest
 from shared_model.protocol import StudyProtocol
 
 
@@ -16,6 +18,14 @@ def asked(record: AnyRecord) -> Request:
     if not isinstance(record, Request):
         raise RefusedError(FailureCode.PROTOCOL_MISMATCH, f"{record.kind} is no request")
     return record
+
+
+def covered(request: Request, tasks: Collection[TaskName]) -> bool:
+    """Whether ``tasks`` allow ``request``. Comparing is of what evaluations have scored; steps of a secure sum are allowed
+    where anything is that is summed."""
+    if isinstance(request, SecureSumRequest):
+        return not {"train", "evaluate"}.isdisjoint(tasks)
+    return ("evaluate" if request.kind == "compare" else request.kind) in tasks
 
 
 class Gate:
@@ -34,9 +44,8 @@ class Gate:
         task = request.task
         if task.site != self.name:
             raise RefusedError(FailureCode.PROTOCOL_MISMATCH, f"a request for site {task.site!r}")
-        kind = "evaluate" if request.kind == "compare" else request.kind  # it compares what evaluations have scored
-        if kind not in self.policy.tasks:
-            raise RefusedError(FailureCode.TASK_NOT_ALLOWED, f"this site's policy does not allow {kind!r}")
+        if not covered(request, self.policy.tasks):
+            raise RefusedError(FailureCode.TASK_NOT_ALLOWED, f"this site's policy does not allow {request.kind!r}")
         if not task.run.replace("-", "").replace("_", "").isalnum():
             raise RefusedError(FailureCode.PROTOCOL_MISMATCH, "a run identifier that is no identifier")
         try:

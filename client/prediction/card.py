@@ -139,7 +139,9 @@ def _views(hospital: Hospital, patient: Patient) -> tuple[tuple[View, ...], floa
 def _about_part(hospital: Hospital, patient: Patient) -> list[str]:
     part = hospital.part_of(patient.identifier)
     if part == "train":
-        return ["This patient was among those the model was trained on: the risk here is more fitting than it would be of others."]
+        return [
+            "This patient was among those the model was trained on: the risk here is more fitting than it would be of others."
+        ]
     if part == "tune":
         return ["This patient was among those by whom the model was chosen and recalibrated."]
     return []
@@ -148,12 +150,9 @@ def _about_part(hospital: Hospital, patient: Patient) -> list[str]:
 def quality_flags(hospital: Hospital, patient: Patient) -> list[str]:
     """What about the inputs a reader should know: missing, out of range, unlike the hospital's training patients."""
     protocol, batch = hospital.model.protocol, patient.batch
-    flags: list[str] = []
     values = shown_values(hospital.model, batch)
-    for name in patient.out_of_range:
-        flags.append(f"{_plain(name)} is outside the plausible range of the study, so it counts as not measured.")
-    for name in patient.unreadable:
-        flags.append(f"{_plain(name)} cannot be read (no number, or a code that the configuration does not know).")
+    flags = [f"{_plain(n)} is outside the study's plausible range, so it counts as not measured." for n in patient.out_of_range]
+    flags += [f"{_plain(n)} cannot be read: no number, or a code that site.toml does not know." for n in patient.unreadable]
     told = {*patient.out_of_range, *patient.unreadable}
     missing = [_plain(name) for name, value in values.items() if value is None and name not in told]
     if missing:
@@ -162,7 +161,9 @@ def quality_flags(hospital: Hospital, patient: Patient) -> list[str]:
         usual = hospital.usual_range(column)
         if batch.numeric_present[0, column] and usual and not usual[0] <= float(batch.numeric[0, column]) <= usual[1]:
             share = round(100 * (USUAL[1] - USUAL[0]))
-            flags.append(f"{_plain(name)} ({values[name]}) is outside what {share} % of this hospital's training patients have.")
+            flags.append(
+                f"{_plain(name)} ({values[name]}) is outside what {share} % of this hospital's training patients have."
+            )
     for column, name in enumerate(categorical_names(protocol)):
         code = int(batch.categorical[0, column])
         if code != ABSENT and not hospital.has_category(column, code):

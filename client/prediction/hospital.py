@@ -37,7 +37,7 @@ class SimilarRisk:
 
 @dataclass(frozen=True)
 class Hospital:
-    """A hospital and a model. ``logits`` float64 ``[P]`` of all its labelled patients; ``recalibration`` or why there is none."""
+    """A hospital and a model. ``logits`` float64 ``[P]`` of all its labelled patients; ``recalibration``, or why not."""
 
     config: SiteConfig
     model: Model
@@ -114,7 +114,7 @@ class Hospital:
     def usual_pictures(self) -> tuple[Floats, Floats] | None:
         """Between which mean grey levels and contrasts nearly all training pictures lie, ``[2]`` each; None without."""
         slots = self.cohort.tensors.slots[self.cohort.parts["train"]]
-        images = self.cohort.tensors.images[slots[slots != ABSENT].unique()][:, 0].double() / 255.0
+        images = self.cohort.tensors.images[slots[slots != ABSENT]][:, 0].double() / 255.0
         if len(images) < self.config.policy.minimum_patients:
             return None
         look = picture_look(images)

@@ -22,7 +22,7 @@ _HEADER = 8  # bytes that tell the length of a safetensors header
 
 @dataclass(frozen=True)
 class Model:
-    """``sha256`` is of the file, ``round`` the round after which the weights stood; ``normalization`` None is each site's own."""
+    """``sha256`` is of the file; the weights are those after ``round``; ``normalization`` None is each site's own."""
 
     network: PatientNetwork
     protocol: StudyProtocol

@@ -39,7 +39,7 @@ class Recalibration:
         """Recalibrated risk of a patient of the model's ``logit``."""
         point = np.array([1.0, logit])
         middle, spread = self.intercept + self.slope * logit, float(np.sqrt(point @ self.covariance @ point))
-        value, low, high = (float(_sigmoid(middle + z * spread)) for z in (0.0, -_Z, _Z))
+        value, low, high = map(float, _sigmoid(middle + spread * np.array([0.0, -_Z, _Z])))
         return Risk(value, low, high)
 
 
@@ -47,7 +47,9 @@ def fit(logits: Floats, labels: Floats) -> Recalibration | str:
     """Recalibration on patients of ``logits`` ``[n]`` and ``labels`` ``[n]``, or in words why there is none."""
     events = int(labels.sum())
     if len(labels) < FEWEST or min(events, len(labels) - events) < FEWEST_OF_A_CLASS:
-        return f"{len(labels)} tuning patients are too few for it ({FEWEST}, and {FEWEST_OF_A_CLASS} of each outcome, are needed)"
+        return (
+            f"{len(labels)} tuning patients are too few for it ({FEWEST}, and {FEWEST_OF_A_CLASS} of each outcome, are needed)"
+        )
     design = np.stack([np.ones_like(logits), logits], axis=1)
     beta = np.array([0.0, 1.0])
     for _ in range(50):
@@ -60,7 +62,9 @@ def fit(logits: Floats, labels: Floats) -> Recalibration | str:
         if np.abs(beta).max() > _STEEPEST:
             return "the tuning patients' risks separate the outcomes wholly"
         if np.abs(step).max() < 1e-10:
-            return Recalibration(float(beta[0]), float(beta[1]), np.linalg.inv(information), len(labels))
+            return Recalibration(
+                float(beta[0]), float(beta[1]), np.asarray(np.linalg.inv(information), dtype=np.float64), len(labels)
+            )
     return "its fit does not come to an end"
 
 

@@ -22,5 +22,7 @@ def as_csv(hospital: Hospital) -> str:
         recalibrated = ["", "", ""] if local is None else [f"{x:.6f}" for x in (local.value, local.low, local.high)]
         label = int(hospital.cohort.tensors.label[place])
         origin = [hospital.model.sha256[:16], hospital.model.protocol.sha256[:16], "research use only"]
-        writer.writerow([patient, part_of[place], label, f"{float(sigmoid(hospital.logits[place])):.6f}", *recalibrated, *origin])
+        writer.writerow(
+            [patient, part_of[place], label, f"{float(sigmoid(hospital.logits[place])):.6f}", *recalibrated, *origin]
+        )
     return text.getvalue()

@@ -1,33 +1,12 @@
-"""One check of ``consilium-site check``, and all of them together."""
+"""All checks of ``consilium-site check`` together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
+from client.checks import STATUSES, Check, Problem, Status, check_of, skipped
 from client.cohort import Findings
 
-Status = Literal["pass", "warn", "fail", "skip"]
-STATUSES: tuple[Status, ...] = ("fail", "warn", "skip", "pass")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong, and how to fix it."""
-
-    what: str
-    remedy: str
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question to the site's data or machine. ``found`` is the answer in words, ``problems`` why it is no pass; a
-    check that could not be made is ``skip``, and ``found`` says why."""
-
-    id: str
-    title: str
-    status: Status
-    found: str
-    problems: tuple[Problem, ...] = ()
+__all__ = ["STATUSES", "Check", "Preflight", "Problem", "Sheet", "Status", "check_of", "counts_in_words", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -56,17 +35,6 @@ class Preflight:
     def count(self, status: Status) -> int:
         """How many checks ended so."""
         return sum(check.status == status for check in self.checks)
-
-
-def check_of(id_: str, title: str, found: str, *, warnings: Sequence[Problem] = (), failures: Sequence[Problem] = ()) -> Check:
-    """A check that fails with ``failures``, warns with ``warnings``, and passes without either."""
-    status: Status = "fail" if failures else "warn" if warnings else "pass"
-    return Check(id_, title, status, found, (*failures, *warnings))
-
-
-def skipped(id_: str, title: str, why: str) -> Check:
-    """A check that could not be made."""
-    return Check(id_, title, "skip", why)
 
 
 def counts_in_words(counts: Mapping[str, int]) -> str:

@@ -1,0 +1,1 @@
+"""Commands of ``consilium-site``, one file a topic; each adds its own with ``register``."""
