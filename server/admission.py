@@ -1,6 +1,7 @@
 """What is checked of a reply before it may count. A reply that fails is refused, by name and reason; the round goes on."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from functools import reduce
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def admit(envelope: Envelope, *, site: str, attempt: str) -> Message[Reply]:
         raise RefusedError(record.code, "the site declined or could not")
     if record.attempt != attempt:
         raise RefusedError(FailureCode.STALE_REPLY, "it answers another sending of the request")
-    return Message(record, message.vectors)
+    return Message(record, message.vectors, message.masked)
 
 
 def admit_description(message: Message[Reply], *, protocol: StudyProtocol) -> DescribeReply:
@@ -114,6 +115,53 @@ def admit_evaluation(
         for part, result in models.items():
             admit_performance(result, protocol=protocol, described=described.parts[part])
     return record
+
+
+def admit_masked_training(message: Message[Reply], *, described: DescribeReply) -> TrainReply:
+    """A training reply under masks, whose counts are those that the site described and that tells nothing which adds up.
+
+    Raises:
+        RefusedError: with what is wrong.
+    """
+    record = message.record
+    if not isinstance(record, TrainReply):
+        raise RefusedError(FailureCode.MALFORMED_REPLY, f"a {record.kind} where training was asked for")
+    if message.vectors or record.loss is not None or (record.tune is not None and record.tune.histogram.negatives):
+        raise RefusedError(FailureCode.MALFORMED_REPLY, "in the clear what was to be masked")
+    if record.patients != described.parts["train"].patients:
+        found, known = record.patients, described.parts["train"].patients
+        raise RefusedError(FailureCode.WRONG_COUNT, f"trained on {found} patients, but described {known}")
+    if record.tune is None:
+        _require_all({performance_on("tune")} if described.parts["tune"].patients else set(), record.suppressed)
+    return record
+
+
+def admit_masked_evaluation(message: Message[Reply], *, described: DescribeReply, parts: tuple[Part, ...]) -> EvaluateReply:
+    """An evaluation under masks of just the parts asked for, without a histogram in the clear.
+
+    Raises:
+        RefusedError: with what is wrong.
+    """
+    record = message.record
+    if not isinstance(record, EvaluateReply):
+        raise RefusedError(FailureCode.MALFORMED_REPLY, f"a {record.kind} where an evaluation was asked for")
+    if any(told.histogram.negatives for told in (*record.parts.values(), *record.personal.values())):
+        raise RefusedError(FailureCode.MALFORMED_REPLY, "in the clear what was to be masked")
+    filled = {part for part in parts if described.parts[part].patients}
+    if not set(record.parts) <= filled or not set(record.personal) <= filled:
+        raise RefusedError(FailureCode.MALFORMED_REPLY, f"parts {sorted(record.parts)} where {sorted(filled)} were expected")
+    _require_all({performance_on(part) for part in filled - set(record.parts)}, record.suppressed)
+    return record
+
+
+def admit_sum(performance: Performance, part: Part, *, protocol: StudyProtocol, described: Iterable[DescribeReply]) -> None:
+    """Check that a sum of performances is of the patients of ``part`` of the sites ``described``.
+
+    Raises:
+        RefusedError: ``WRONG_COUNT``.
+    """
+    counts = reduce(lambda a, b: a + b, (site.parts[part] for site in described), PartCounts(0, 0))
+    admit_performance(performance, protocol=protocol, described=counts)
 
 
 def admit_performance(performance: Performance, *, protocol: StudyProtocol, described: PartCounts) -> None:

@@ -4,6 +4,7 @@ An update is trained minus received parameters, float32 ``[D]``. The mean does n
 arrive: it is accumulated in twice the precision of float64, so that every engine and every rerun ends with the same bits.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -50,6 +51,21 @@ class WeightedMean:
     def result(self) -> Vector:
         """The weighted mean, float32 ``[D]``."""
         return ((self._total + self._rest) / self._weight).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Summed:
+    """What a secure sum has added up already."""
+
+    mean: Vector
+
+    def add(self, site: str, update: Vector, *, weight: int) -> None:
+        """No single update is ever seen."""
+        raise StudyError(f"an update of {site} alone in a secure sum")
+
+    def result(self) -> Vector:
+        """The weighted mean, float32 ``[D]``."""
+        return self.mean
 
 
 class _Stacked:

@@ -9,8 +9,9 @@ the SHA-256 of its row is not trusted: the run continues from the round before.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +26,7 @@ from shared_model.durable import sync_directory, write_durably
 from shared_model.errors import StudyError
 from shared_model.messages import CompareReply, DescribeReply, EvaluateReply, ExplainReply, Vector
 from shared_model.protocol import StudyProtocol
-from shared_model.summaries import Normalization
+from shared_model.summaries import Normalization, Performance
 
 FILE = "journal.sqlite"
 SCHEMA = """
@@ -45,6 +46,7 @@ _DESCRIPTION: TypeAdapter[DescribeReply] = TypeAdapter(DescribeReply)
 _EVALUATION: TypeAdapter[EvaluateReply] = TypeAdapter(EvaluateReply)
 _EXPLANATION: TypeAdapter[ExplainReply] = TypeAdapter(ExplainReply)
 _COMPARISON: TypeAdapter[CompareReply] = TypeAdapter(CompareReply)
+_SUMMED: TypeAdapter[dict[str, Performance]] = TypeAdapter(dict[str, Performance])
 _ROUND: TypeAdapter[RoundRecord] = TypeAdapter(RoundRecord)
 _FAILURE: TypeAdapter[SiteFailure] = TypeAdapter(SiteFailure)
 _NORMALIZATION: TypeAdapter[Normalization | None] = TypeAdapter(Normalization | None)
@@ -175,7 +177,7 @@ class Journal:
         content = save(dict(tensors), metadata={"round": str(record.round), "run": self.run})
         digest = hashlib.sha256(content).hexdigest()
         write_durably(self._checkpoint(record.round), content)
-        record = RoundRecord(record.round, record.sites, record.selection, record.wall_s, digest)
+        record = replace(record, checkpoint_sha256=digest)
         parent = self._database.execute("SELECT sha256 FROM round WHERE round = ?", (record.round - 1,)).fetchone()
         row = (record.round, _ROUND.dump_json(record).decode(), digest, parent[0] if parent else "")
         with _durable(self._database):
@@ -237,6 +239,17 @@ class Journal:
         with _durable(self._database):
             row = (reply.site, _COMPARISON.dump_json(reply).decode())
             self._database.execute("INSERT OR REPLACE INTO comparison VALUES (?, ?)", row)
+
+    def set_summed(self, model: int, replies: Iterable[EvaluateReply], summed: Mapping[str, Performance]) -> None:
+        """Keep the evaluation of the model after round ``model`` by a secure sum: what each site said, and the sum."""
+        rows = [(model, reply.site, _EVALUATION.dump_json(reply).decode()) for reply in replies]
+        with _durable(self._database):
+            self._database.executemany("INSERT OR REPLACE INTO evaluation VALUES (?, ?, ?)", rows)
+            self._set(f"summed {model}", json.loads(_SUMMED.dump_json(dict(summed))))
+
+    def summed(self, model: int) -> dict[str, Performance]:
+        """The sum of all sites' evaluations of the model after round ``model``; empty if there is none."""
+        return _SUMMED.validate_json(json.dumps(self._fact(f"summed {model}") or {}))
 
     def comparisons(self) -> dict[str, CompareReply]:
         """Comparisons by site, in order of name."""
@@ -311,6 +324,7 @@ class Journal:
             comparisons=self.comparisons(),
             explanations=self.explanations(best, brief=False),
             drift=self.drift(),
+            summed=self.summed(best),
         )
 
     def _checkpoint(self, round_: int) -> Path:

@@ -28,26 +28,41 @@ class SiteFailure:
 @dataclass(frozen=True)
 class SiteRound:
     """What a counted training reply said, without its vectors. ``tune`` is of the model *before* this round's training.
-    ``loss`` and ``tune`` are ``None`` where the site ``suppressed`` them."""
+    ``loss`` and ``tune`` are ``None`` where the site ``suppressed`` them. Of a secure sum, loss and norm of the update are
+    ``None``, and ``tune`` holds the site's own estimates only."""
 
     patients: int
     loss: float | None
     steps: int
     seconds: float
-    update_norm: float
+    update_norm: float | None
     tune: Performance | None
     suppressed: tuple[Suppression, ...] = ()
 
 
 @dataclass(frozen=True)
+class SummedRound:
+    """What is known of a round's sites together and, under a secure sum, of none alone. ``trust`` says by site where it knows
+    the identities of the others from."""
+
+    patients: int
+    loss: float | None
+    update_norm: float
+    tune: Performance
+    trust: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class RoundRecord:
-    """One committed round. ``sites`` holds those that counted; ``selection`` judges the model *entering* the round."""
+    """One committed round. ``sites`` holds those that counted; ``selection`` judges the model *entering* the round. ``summed``
+    is what a secure sum told."""
 
     round: int
     sites: Mapping[str, SiteRound]
     selection: float | None
     wall_s: float
     checkpoint_sha256: str
+    summed: SummedRound | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,7 @@ class RunRecord:
     computed ``site_compute_s``, added up over sites. ``started`` and ``finished``
     are ISO 8601 in UTC. ``stopped`` says in words why the rounds ended. ``comparisons`` are of models paired patient by
     patient, by site; ``explanations`` of the best model, by site, and ``drift`` briefly of models on the way.
+    ``summed`` is the evaluation of all sites together where a secure sum hides those of single sites: by part, and ``personal.`` part for the sites' own models.
     """
 
     run: str
@@ -89,6 +105,7 @@ class RunRecord:
     comparisons: Mapping[str, CompareReply] = field(default_factory=dict)
     explanations: Mapping[str, ExplainReply] = field(default_factory=dict)
     drift: Mapping[int, Mapping[str, ExplainReply]] = field(default_factory=dict)
+    summed: Mapping[str, Performance] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

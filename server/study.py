@@ -6,7 +6,7 @@ the same call on the same run directory continues where it was, and ends with th
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -16,13 +16,15 @@ import numpy as np
 from safetensors.torch import save
 
 from server import admission, comparing, explaining
-from server.collecting import CONTROL, RoundInProgress, pooled_normalization
+from server.collecting import CONTROL, RoundInProgress, evaluations_together, pooled_normalization
 from server.journal import Journal
+from server.masked_rounds import MaskedRounds, Question, require_enough
 from server.optimizers import ServerOptimizer
 from server.records import Phase, RoundRecord, SiteFailure, SiteRound
 from shared_model import messages
 from shared_model.durable import write_durably
 from shared_model.errors import ConfigurationError, FailureCode, Fault, RefusedError, StudyError
+from shared_model.masking import MINIMUM_SITES
 from shared_model.messages import (
     CompareRequest,
     DescribeReply,
@@ -40,6 +42,8 @@ from shared_model.messages import (
 from shared_model.metrics import pool, selection_score
 from shared_model.network import build_network
 from shared_model.parameters import ParameterSpec
+from shared_model.secure_layout import evaluation_layout, training_layout
+from shared_model.secure_records import MaskingSession
 from shared_model.summaries import Normalization, Performance
 
 if TYPE_CHECKING:
@@ -76,6 +80,7 @@ class FederatedStudy:
         self.descriptions: dict[str, DescribeReply] = {}
         self.normalization: Normalization | None = None
         self.absent: set[str] = set()
+        self.masked = MaskedRounds(journal, ask=self._ask, task=self._task, refusing=self._refusing)
 
     def run(self) -> None:
         """The study from wherever it stands to its end."""
@@ -111,6 +116,8 @@ class FederatedStudy:
     def gather(self) -> None:
         """Find the enrolled sites and let those that have not yet done so describe themselves."""
         enrolled = self.journal.enrolled
+        if self._secure:
+            require_enough(len(self._partners))
         present = self.roster.connect(enrolled, timeout_s=self.protocol.federation.deadline_s)
         for warning in self.roster.warnings:
             self.journal.event("warning", text=warning)
@@ -131,7 +138,9 @@ class FederatedStudy:
         requests = {site: DescribeRequest(self._task(site, "describe", 0)) for site in sites}
         for site, message in self._ask("describe", requests):
             with self._refusing(site, "describe"):
-                self.journal.add_description(admission.admit_description(message, protocol=self.protocol))
+                described = admission.admit_description(message, protocol=self.protocol)
+                self.journal.add_description(described)
+                self.masked.learn(site, described.keys)
                 self.absent.discard(site)
         # By name, not by arrival: sums over sites must not depend on who is quick.
         self.descriptions = self.journal.descriptions()
@@ -167,41 +176,62 @@ class FederatedStudy:
         current = RoundInProgress(self.spec.size, self.protocol)
         self.journal.event("round", round=number, rounds=self.protocol.federation.rounds, sites=list(trainers))
         for attempt in range(1, self.protocol.federation.attempts + 1):
-            self._train_attempt(current, number, attempt, [site for site in trainers if site not in current.counted])
+            if self._secure:
+                self._train_masked(current, number, attempt, trainers)
+            else:
+                self._train_attempt(current, number, attempt, [site for site in trainers if site not in current.counted])
             if len(current.counted) >= self._quorum:
                 break
             self.journal.event("quorum missed", round=number, attempt=attempt, counted=sorted(current.counted))
         self._require_quorum(len(current.counted), f"counted in round {number}", round_=number)
         self._step(current)
         counted = {site: current.counted[site] for site in sorted(current.counted)}
-        record = RoundRecord(number, counted, self._selection(counted), monotonic() - started, "")
+        selection = self._selection(counted) if current.summed is None else self._score([current.summed.tune])
+        record = RoundRecord(number, counted, selection, monotonic() - started, "", current.summed)
         self.history.append(self.journal.commit_round(record, self._tensors()))
+        self.masked.forget()
         self.round = number
         self.journal.drop_checkpoints(keep={number, number - 1, self._best_known()})
         metric = self.protocol.evaluation.selection
         self.journal.event("committed", round=number, metric=metric, selection=record.selection, seconds=record.wall_s)
 
     def _train_attempt(self, current: RoundInProgress, number: int, attempt: int, sites: list[str]) -> None:
-        vectors = {"weights": self.model.weights}
-        if self._scaffold:
-            vectors[CONTROL] = self.control
-        best = self._best_known()
-        requests = {
-            site: TrainRequest(
-                self._task(site, "train", number, attempt),
-                layout=self.spec.sha256,
-                normalization=self.normalization,
-                basis=self._basis(site, self.round),
-                keep=(self._basis(site, best),),
-            )
-            for site in sites
-        }
-        for site, message in self._ask("train", requests, vectors):
+        requests = {site: self._train_request(site, self._task(site, "train", number, attempt)) for site in sites}
+        for site, message in self._ask("train", requests, self._broadcast):
             with self._refusing(site, "train", number):
                 admitted = admission.admit_training(
                     message, protocol=self.protocol, described=self.descriptions[site], size=self.spec.size
                 )
                 current.count(site, admitted)
+
+    def _train_masked(self, current: RoundInProgress, number: int, attempt: int, sites: Sequence[str]) -> None:
+        question = Question(
+            "train",
+            number,
+            request=self._train_request,
+            admit=lambda site, message: admission.admit_masked_training(message, described=self.descriptions[site]),
+            length=lambda count: training_layout(self.protocol, size=self.spec.size, sites=count).length,
+            vectors=self._broadcast,
+        )
+        opened = self.masked.sum(question, sites, attempt=attempt, quorum=self._quorum)
+        if opened is not None:
+            current.count_sum(opened, self.descriptions)
+
+    def _train_request(self, site: str, task: Task, masking: MaskingSession | None = None) -> TrainRequest:
+        return TrainRequest(
+            task,
+            layout=self.spec.sha256,
+            normalization=self.normalization,
+            basis=self._basis(site, self.round),
+            keep=(self._basis(site, self._best_known()),),
+            masking=masking,
+        )
+
+    @property
+    def _broadcast(self) -> dict[str, Vector]:
+        """The vectors that every site gets in a round."""
+        control = {CONTROL: self.control} if self._scaffold else {}
+        return {"weights": self.model.weights, **control}
 
     def _step(self, current: RoundInProgress) -> None:
         self.model.apply(current.updates.result())
@@ -248,7 +278,8 @@ class FederatedStudy:
         best = self._best_known()
         if best == last:
             return last
-        tune = [reply.parts["tune"] for reply in self.journal.evaluations(last).values() if "tune" in reply.parts]
+        evaluated = [reply.parts["tune"] for reply in self.journal.evaluations(last).values() if "tune" in reply.parts]
+        tune = [self.journal.summed(last)["tune"]] if self._secure else evaluated
         known, final = self.history[best].selection, self._score(tune)
         if known is None or (final is not None and final > known):
             return last
@@ -260,22 +291,50 @@ class FederatedStudy:
 
     def _evaluate_model(self, model: int, weights: Vector) -> None:
         done = self.journal.evaluations(model)
+        judged = [s for s, described in self.descriptions.items() if any(described.parts[part].patients for part in JUDGED)]
+        if self._secure:
+            self._evaluate_masked(model, weights, judged)
+            return
         requests = {
-            site: EvaluateRequest(
-                self._task(site, "evaluate", model),
-                layout=self.spec.sha256,
-                normalization=self.normalization,
-                basis=self._basis(site, model),
-                parts=JUDGED,
-            )
-            for site, described in self.descriptions.items()
-            if site not in done and any(described.parts[part].patients for part in JUDGED)
+            site: self._evaluate_request(site, self._task(site, "evaluate", model)) for site in judged if site not in done
         }
         for site, message in self._ask("evaluate", requests, {"weights": weights}):
             with self._refusing(site, "evaluate", model):
                 described = self.descriptions[site]
                 reply = admission.admit_evaluation(message, protocol=self.protocol, described=described, parts=JUDGED)
                 self.journal.add_evaluation(model, reply)
+
+    def _evaluate_masked(self, model: int, weights: Vector, sites: Sequence[str]) -> None:
+        if self.journal.summed(model):
+            return
+        question = Question(
+            "evaluate",
+            model,
+            request=self._evaluate_request,
+            admit=lambda site, message: admission.admit_masked_evaluation(
+                message, described=self.descriptions[site], parts=JUDGED
+            ),
+            length=lambda count: evaluation_layout(self.protocol, JUDGED, sites=count).length,
+            vectors={"weights": weights},
+        )
+        for attempt in range(1, self.protocol.federation.attempts + 1):
+            opened = self.masked.sum(question, sites, attempt=attempt, quorum=self._quorum)
+            if opened is not None:
+                together = evaluations_together(opened, self.protocol, JUDGED, self.descriptions)
+                self.journal.set_summed(model, opened.replies.values(), together)
+                self.masked.forget()
+                return
+        self._require_quorum(0, "could be evaluated together", round_=model)
+
+    def _evaluate_request(self, site: str, task: Task, masking: MaskingSession | None = None) -> EvaluateRequest:
+        return EvaluateRequest(
+            task,
+            layout=self.spec.sha256,
+            normalization=self.normalization,
+            basis=self._basis(site, task.round),
+            parts=JUDGED,
+            masking=masking,
+        )
 
     def compare(self, best: int) -> None:
         """Let sites compare the model with clinicians' readings, and with the site's own model, where there are any."""
@@ -390,7 +449,15 @@ class FederatedStudy:
         return self.protocol.federation.client_rule.kind == "scaffold"
 
     @property
+    def _secure(self) -> bool:
+        return self.protocol.privacy.secure_sum
+
+    @property
     def _quorum(self) -> int:
+        return max(self._quorum_of_protocol, MINIMUM_SITES if self._secure else 1)
+
+    @property
+    def _quorum_of_protocol(self) -> int:
         return math.ceil(self.protocol.federation.quorum * len(self._partners) - 1e-9)
 
     @property

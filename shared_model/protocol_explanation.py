@@ -55,6 +55,11 @@ def conflict(protocol: "StudyProtocol") -> str | None:
             return f"explanation.{name} {list(edges)} do not increase || sort them, each once"
     if settings.epsilon is not None and settings.drift:
         return "explanation.epsilon is for one summary, and drift asks for more || set explanation.drift = 0"
+    if protocol.privacy.secure_sum and settings.epsilon is None:
+        return (
+            "under privacy.secure_sum no site's own numbers are told, and an explanation is such"
+            " || set explanation.epsilon, which adds noise to each site's, or remove [explanation]"
+        )
     by = settings.risk_by
     for key, name, kind in (("position", by.position, "categorical"), ("distance", by.distance, "numeric")) if by else ():
         variable = protocol.variables.get(name)

@@ -9,7 +9,7 @@ from client.prediction import overlay
 from client.prediction.hospital import USUAL, Hospital, SimilarRisk, picture_look, shown_values, sigmoid
 from client.prediction.patient import Patient
 from client.prediction.recalibration import Risk
-from client.prediction.words import Contribution
+from client.prediction.words import SLIGHT, Contribution
 from shared_model.attribution import integrated_gradients, modality_shapley, picture_map
 from shared_model.attribution.variables import has_table
 from shared_model.inputs import ABSENT, categorical_names, numeric_names
@@ -60,7 +60,8 @@ def make_card(hospital: Hospital, patient: Patient) -> Card:
     with torch.no_grad():
         logit = float(model.network(patient.batch).double())
     fitted = hospital.recalibration
-    findings, average = _findings(hospital, patient)
+    found, average = _findings(hospital, patient)
+    findings = [c for c in found if abs(c.logits) >= SLIGHT][:SHOWN]
     modalities, nothing = _modalities(hospital, patient)
     views, strongest = _views(hospital, patient)
     return Card(
@@ -75,8 +76,8 @@ def make_card(hospital: Hospital, patient: Patient) -> Card:
         few=hospital.config.policy.minimum_cell,
         auc=hospital.auc(),
         tested=len(hospital.tested),
-        findings=_sized(findings[:SHOWN]),
-        others=sum(c.logits for c in findings[SHOWN:]),
+        findings=_sized(findings),
+        others=sum(c.logits for c in found if c not in findings),
         average=average,
         modalities=_sized(modalities),
         nothing_known=nothing,
@@ -102,7 +103,7 @@ def _modalities(hospital: Hospital, patient: Patient) -> tuple[list[Contribution
     found = modality_shapley(model.network, patient.batch, protocol=model.protocol)
     present = _present(hospital, patient)
     rows = [
-        Contribution(name, "available" if there else None, float(logits))
+        Contribution(name, "available" if there else "none", float(logits))
         for name, logits, there in zip(found.names, found.values[0], present, strict=True)
     ]
     return rows, float(sigmoid(found.reference)[0])

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.records import Arm, RoundRecord, RunRecord
-from server.results import scored
+from server.results import privacy, scored
+from server.results.explained import explanation
 from shared_model import metrics
 from shared_model.disclosure import performance_on
 from shared_model.messages import DescribeReply
@@ -20,22 +21,26 @@ SEQUENTIAL_ENGINE = "in-process"  # its sites compute one after another
 def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
     """The document of ``schema.json``; ``arms`` are the comparators of a simulation with baselines."""
     tested = {name: reply.parts["test"] for name, reply in record.evaluations.items() if "test" in reply.parts}
-    pooled = scored.over_sites(list(tested.values()))
+    together = record.summed.get("test") or metrics.pool(tested.values())
+    pooled = scored.over_sites(list(tested.values()), together=together)
     document: Json = {
         "schema_version": SCHEMA_VERSION,
         "study": _study(record.protocol),
         "protocol": record.protocol.model_dump(mode="json"),
         "run": _run(record),
         "sites": {name: _site(name, record, arms) for name in record.enrolled},
-        "pooled": {**pooled, "roc": scored.roc_curve(metrics.pool(tested.values()))},
+        "pooled": {**pooled, "roc": scored.roc_curve(together)},
     }
     for kind in ("central", "logistic"):
         for arm in arms:
             if arm.kind == kind:
                 document[kind] = scored.over_sites(list(arm.test.values()))
                 document[f"federated_vs_{kind}"] = scored.difference(pooled, document[kind])
+    if (explained := explanation(record, arms)) is not None:
+        document["explanation"] = explained
     return {
         **document,
+        "privacy": {"secure_sum": privacy.secure_sum(record)},
         "rounds": [_round(record_of_round) for record_of_round in record.rounds],
         "timing": _timing(record),
         "traffic": {"bytes_down": record.traffic.bytes_down, "bytes_up": record.traffic.bytes_up},
@@ -179,13 +184,15 @@ def _categorical(counts: Mapping[str, CategoryCounts], name: str, categories: Se
 
 
 def _round(row: RoundRecord) -> Json:
-    """``selection`` judges the model that entered the round, ``loss`` is of training in it (weighted by patients)."""
+    """``selection`` judges the model that entered the round, ``loss`` is of training in it (weighted by patients). Of a secure
+    sum, loss and norm are known of all sites together only."""
     told = [(site.loss, site.patients) for site in row.sites.values() if site.loss is not None]
     patients = sum(patients for _, patients in told)
     return {
         "round": row.round,
         "selection": row.selection,
-        "loss": sum(loss * patients for loss, patients in told) / patients if patients else None,
+        "loss": row.summed.loss if row.summed else sum(x * n for x, n in told) / patients if patients else None,
+        "update_norm": row.summed.update_norm if row.summed else None,
         "wall_s": row.wall_s,
         "sites": {
             name: {
@@ -208,6 +215,7 @@ def _timing(record: RunRecord) -> Json:
         [reply.seconds for reply in record.descriptions.values()],
         *([site.seconds for site in row.sites.values()] for row in record.rounds),
         [reply.seconds for reply in record.evaluations.values()],
+        *([reply.seconds for reply in replies.values()] for replies in (record.explanations, *record.drift.values())),
     ]
     slowest = sum(max(step, default=0.0) for step in steps)
     busy = record.site_compute_s if record.engine == SEQUENTIAL_ENGINE else slowest

@@ -36,9 +36,12 @@ def at_site(performance: Performance, *, absence: str = "no test patients") -> J
     return _scored(performance, numbers, absence=absence)
 
 
-def over_sites(performances: Sequence[Performance], *, absence: str = "no test patients") -> Json:
-    """Metrics of the patients of all sites together, from additive summaries; the AUC states its ``error_bound``."""
-    pooled = metrics.pool(performances)
+def over_sites(
+    performances: Sequence[Performance], *, together: Performance | None = None, absence: str = "no test patients"
+) -> Json:
+    """Metrics of the patients of all sites together, from additive summaries; the AUC states its ``error_bound``. Of a secure
+    sum, ``together`` is given, and the single summaries are without histograms."""
+    pooled = metrics.pool(performances) if together is None else together
     binned, interval = metrics.histogram_auc(pooled.histogram), metrics.histogram_auc_interval(pooled.histogram)
     auc = {**(_number(interval) or {}), "error_bound": binned[1]} if binned and interval else None
     numbers = {
