@@ -81,7 +81,8 @@ class RunRecord:
     computed ``site_compute_s``, added up over sites. ``started`` and ``finished``
     are ISO 8601 in UTC. ``stopped`` says in words why the rounds ended. ``comparisons`` are of models paired patient by
     patient, by site; ``explanations`` of the best model, by site, and ``drift`` briefly of models on the way.
-    ``summed`` is the evaluation of all sites together where a secure sum hides those of single sites: by part, and ``personal.`` part for the sites' own models.
+    ``summed`` is the evaluation of all sites together where a secure sum hides those of single sites: by part, and
+    ``personal.`` part for the sites' own models.
     """
 
     run: str

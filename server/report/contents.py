@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.report import wording
+from server.report.prose import explanation
 from server.report.prose.checklists import checklists
 from server.report.prose.limits import limits
 from server.report.prose.methods import methods
@@ -62,6 +63,7 @@ SECTIONS = (
     Section("roc", "ROC curves", _roc),
     Section("comparison", "Does joining help?", _comparison),
     Section("thresholds", "At each threshold, all sites together"),
+    Section("explanation", "Why the model says what it says", explanation.context),
     Section("course", "How the training went", _course),
     Section("cohorts", "The cohorts", _cohorts),
     Section("methods", "Methods", lambda document: {"methods": methods(document)}),

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from server.report.figures import comparison, convergence, discrimination
+from server.report.figures import comparison, convergence, discrimination, explanation
 from server.report.svg import Drawing
 
 Json = dict[str, Any]
 
-FAMILIES = (discrimination, comparison, convergence)
+FAMILIES = (discrimination, comparison, convergence, explanation)
 
 
 def draw_figures(document: Json) -> dict[str, Drawing]:
