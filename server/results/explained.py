@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from server.records import Arm, RunRecord
-from server.results.explanation_tests import tests_of
+from server.results.explanation_tests import verdicts
 from shared_model import metrics
 from shared_model.attribution.sanity import rank_correlation
 from shared_model.explanation_layout import bin_count, network_modalities, network_variables
@@ -42,8 +42,8 @@ def explanation(record: RunRecord, arms: Sequence[Arm] = ()) -> Json | None:
         "modality_share": _shares(pooled, protocol),
         "by_site": {site: _site(summary, protocol) for site, summary in summaries.items()},
         "variables": _variables(pooled, protocol),
-        "tests": tests_of(pooled, protocol),
-        "tests_by_site": {site: tests_of(summary, protocol) for site, summary in summaries.items()},
+        "tests": verdicts(pooled, protocol),
+        "tests_by_site": {site: verdicts(summary, protocol) for site, summary in summaries.items()},
         "risk": _risk(pooled, protocol),
         "agreement_between_sites": _agreement(summaries, protocol),
         "drift": [

@@ -20,7 +20,7 @@ AGREES = 0.5  # of attention with ablation, and of two methods
 COMPLETE = 0.05  # share of patients whose completeness gap may be too large
 
 
-def tests_of(summary: ExplanationSummary, protocol: StudyProtocol) -> list[Json]:
+def verdicts(summary: ExplanationSummary, protocol: StudyProtocol) -> list[Json]:
     """Every test that the summary has patients for."""
     cells, rows = summary.cells, []
     for method in METHODS:

@@ -67,7 +67,8 @@ def _agreement(explained: Json) -> list[str]:
     if agreement["rank_correlation"] is not None:
         said.append(
             "Between sites, the order of the variables agrees with a rank correlation of "
-            f"{decimal(agreement['rank_correlation'])} on average over {count(agreement['pairs'], 'pair')}, {decimal(agreement['lowest'])} at the lowest."
+            f"{decimal(agreement['rank_correlation'])} on average over {count(agreement['pairs'], 'pair')}, "
+            f"{decimal(agreement['lowest'])} at the lowest."
         )
     differing = {name: value for name, value in agreement["heterogeneity"].items() if value is not None}
     if differing:
