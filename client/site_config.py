@@ -15,7 +15,7 @@ from shared_model import config_file
 from shared_model.config_file import Strict
 from shared_model.disclosure import Rule
 from shared_model.messages import Part
-from shared_model.protocol import Fraction, Positive
+from shared_model.protocol_words import Fraction, Positive
 
 Scalar = str | int | float | bool
 TaskName = Literal["describe", "train", "evaluate", "explain"]
@@ -257,7 +257,10 @@ class Policy(Strict):
     ``epsilon_limit`` and ``delta`` bound what all studies together may learn of a training patient, for good;
     with ``dp_required`` no study trains here without differential privacy.
     With ``secure_sum_required`` none does whose center could see this site's update; ``minimum_summed_sites`` is the fewest,
-    this one included, over whom it is summed.
+    this one included, over whom it is summed. ``minimum_cell`` is the fewest patients in a cell
+    that is told. A protocol may run for at most ``max_rounds`` rounds, in ``max_runs`` runs, each of which may ask for at most
+    ``max_evaluations`` evaluations: whoever may choose models freely learns of patients by asking often. ``small_changes``
+    says what to do if the cohort differs by fewer than ``minimum_cell`` patients from one of which something was told.
     """
 
     minimum_patients: int = Field(default=10, ge=1)
@@ -268,6 +271,10 @@ class Policy(Strict):
     secure_sum_required: bool = False
     minimum_summed_sites: int = Field(default=3, ge=3)
     tasks: tuple[TaskName, ...] = ("describe", "train", "evaluate", "explain")
+    max_rounds: int = Field(default=1000, ge=1)
+    max_runs: int = Field(default=10, ge=1)
+    max_evaluations: int = Field(default=10, ge=1)
+    small_changes: Literal["refuse", "allow"] = "refuse"
 
     @property
     def rule(self) -> Rule:

@@ -15,6 +15,12 @@ from shared_model.durable import write_durably
 from shared_model.messages import Vector
 
 
+def lasting(state: Path, site: str) -> Path:
+    """Folder of ``state`` for what ``site`` keeps whatever the run: approvals, what it answered, its audit log. Its name holds
+    a point, and so is no run's."""
+    return state / f"site.{site}"
+
+
 class SiteState:
     """Named vectors of one site in one run, by round, under ``directory``."""
 

@@ -15,15 +15,22 @@ import torch
 from torch import Tensor
 
 from client.cohort import StudyPatients, designed, load_cohort, pool
+from client.cohort.pseudonyms import site_pseudonyms
+from client.explaining.budget import charge_explanation
 from client.governance import disclosure
+from client.governance.approval import Approvals
+from client.governance.budget import Ledger
+from client.governance.exchanges import Exchanges
+from client.governance.outbox import Outbox
 from client.governance.policy import Gate, asked
 from client.site_config import Policy, read_site
-from client.state import SiteState
+from client.state import SiteState, lasting
 from client.tasks import describe
 from client.tasks.compare import compare
 from client.tasks.evaluate import evaluate
 from client.tasks.explain import explain, looks_at_pictures, with_outlines
 from client.tasks.masked import NO_FILES, Asked, IdentityFiles, MaskedReplies
+from client.tasks.private_round import PrivateRound, train_within_budget, with_privacy
 from client.tasks.train import train
 from client.tasks.workbench import Workbench
 from shared_model import messages
@@ -56,7 +63,7 @@ log = logging.getLogger(__name__)
 
 class Worker:
     """Answers requests to one site. ``load`` gives its patients as a protocol sees them, ``state`` is the folder for what
-    the site remembers of each run."""
+    the site remembers of each run, and for its ``approvals`` unless they are kept elsewhere."""
 
     def __init__(
         self,
@@ -65,16 +72,24 @@ class Worker:
         policy: Policy,
         load: Callable[[StudyProtocol], StudyPatients],
         state: Path,
+        approvals: Approvals | None = None,
         identity: IdentityFiles = NO_FILES,
     ) -> None:
         self.name = name
         self.policy = policy
         self._load = load
         self._state = state
-        self._gate = Gate(name, policy)
+        folder = lasting(state, name)
+        self._approvals = approvals or Approvals(folder)
+        self._gate = Gate(name, policy, approvals=self._approvals, exchanges=Exchanges(folder))
         self._masked = MaskedReplies(name, policy=policy, files=identity, state=state)
         self._cohorts: dict[str, StudyPatients] = {}
         self._benches: dict[tuple[str, int], Workbench] = {}
+
+    def approve(self, protocol: StudyProtocol, *, by: str) -> None:
+        """Approve ``protocol`` without asking anybody, recorded as such: for sites that are simulated here. No request
+        reaches this; at a hospital a person approves."""
+        self._approvals.approve(protocol, policy=self.policy, by=by, automatic=True)
 
     def handle(self, envelope: Envelope) -> Envelope:
         """Answer a request. Never raises: what goes wrong becomes a ``Failure`` with a neutral code."""
@@ -83,13 +98,13 @@ class Worker:
         try:
             message = messages.decode(envelope)
             request = asked(message.record)
-            protocol = self._gate.admit(request)
+            protocol = self._gate.admit(request, envelope)
             if isinstance(request, SecureSumRequest):
                 answer = self._masked.assist(request, started)
             else:
                 self._masked.require(request, protocol)
+                self._gate.admit_cohort(self.cohort(protocol), protocol)
                 bench = self.bench(protocol, seed=request.task.seed)
-                self._gate.admit_cohort(len(bench.tensors))
                 answer = self._carry_out(request, message.vectors, bench, started)
             released = disclosure.release(answer, rule=self.policy.rule, secure_sum=protocol.privacy.secure_sum)
             return messages.encode(released)
@@ -137,21 +152,9 @@ class Worker:
             case DescribeRequest():
                 return Message(self._describe(bench, task, started))
             case TrainRequest():
-                trained = train(bench, request, vectors, state=state)
-                if request.masking is not None:
-                    return self._masked.training(trained, request, Asked(bench.protocol, vectors, started))
-                reply = TrainReply(
-                    site=self.name,
-                    attempt=task.attempt,
-                    patients=trained.patients,
-                    steps=trained.local.steps,
-                    loss=trained.local.loss,
-                    tune=trained.tune,
-                    seconds=perf_counter() - started,
-                )
-                return Message(reply, trained.vectors)
+                return self._train(bench, request, vectors, state=state, started=started)
             case EvaluateRequest():
-                common, personal = evaluate(bench, request, vectors, state=state)
+                common, personal = evaluate(bench, request, vectors, state=state, minimum_cell=self.policy.minimum_cell)
                 if request.masking is not None:
                     return self._masked.evaluation(common, personal, request, Asked(bench.protocol, vectors, started))
                 seconds = perf_counter() - started
@@ -164,6 +167,14 @@ class Worker:
                 outlines = None if request.brief else self._outlines(bench)
                 summary = explain(bench, request, vectors, state=state, outlines=outlines)
                 private = bench.protocol.explanation is not None and bench.protocol.explanation.epsilon is not None
+                if private:
+                    ledger, patients = (
+                        Ledger(lasting(self._state, self.name), policy=self.policy),
+                        self.cohort(bench.protocol).members,
+                    )
+                    charge_explanation(
+                        summary, bench.protocol, ledger=ledger, run=task.run, model=task.round, patients=patients
+                    )
                 seconds = perf_counter() - started
                 return Message(ExplainReply(self.name, task.attempt, summary, seconds=seconds, private=private))
 
@@ -182,23 +193,64 @@ class Worker:
             return None  # a mask that cannot be read makes a picture unusable
         return read.images[:, 1] if read.images[:, 1].any() else None
 
+    def _train(
+        self, bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector], *, state: SiteState, started: float
+    ) -> Message[AnyRecord]:
+        private: PrivateRound | None = None
+        if bench.protocol.privacy.dp is not None:
+            private = self._train_privately(bench, request, vectors, state=state, started=started)
+        elif self.policy.dp_required:
+            raise RefusedError(FailureCode.TASK_NOT_ALLOWED, "training without differential privacy")
+        trained = private.trained if private else train(bench, request, vectors, state=state)
+        if request.masking is not None:
+            answer = self._masked.training(trained, request, Asked(bench.protocol, vectors, started))
+        else:
+            reply = TrainReply(
+                site=self.name,
+                attempt=request.task.attempt,
+                patients=trained.patients,
+                steps=trained.local.steps,
+                loss=trained.local.loss,
+                tune=trained.tune,
+                seconds=perf_counter() - started,
+            )
+            answer = Message(reply, trained.vectors)
+        return with_privacy(answer, private) if private else answer
+
+    def _train_privately(
+        self, bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector], *, state: SiteState, started: float
+    ) -> PrivateRound:
+        return train_within_budget(
+            bench,
+            request,
+            vectors,
+            state=state,
+            ledger=Ledger(lasting(self._state, self.name), policy=self.policy),
+            outbox=Outbox(self._of_run(request.task.run) / "outbox"),
+            patients=self.cohort(bench.protocol).members,
+            started=started,
+        )
+
     def _of_run(self, run: str) -> Path:
         return self._state / run / self.name
 
     def _describe(self, bench: Workbench, task: Task, started: float) -> DescribeReply:
-        moments, categories = describe.moments_and_counts(bench.tensors, bench.parts["train"], bench.protocol)
-        return DescribeReply(
+        protocol, of = bench.protocol, describe.described_part(bench.protocol)
+        moments, categories = describe.moments_and_counts(bench.tensors, bench.parts[of], protocol)
+        reply = DescribeReply(
             site=self.name,
             attempt=task.attempt,
             flow=bench.flow,
             parts=describe.part_counts(bench.tensors, bench.parts),
             moments=moments,
             categories=categories,
-            missing=describe.missing_counts(bench.tensors, bench.protocol),
-            modalities=describe.modality_counts(bench.tensors, bench.protocol),
+            missing=describe.missing_counts(bench.tensors, protocol),
+            modalities=describe.modality_counts(bench.tensors, protocol),
             seconds=perf_counter() - started,
-            keys=self._masked.sums(task.run).advertise() if bench.protocol.privacy.secure_sum else None,
+            keys=self._masked.sums(task.run).advertise() if protocol.privacy.secure_sum else None,
+            of=of,
         )
+        return describe.protecting_training_patients(reply) if protocol.privacy.dp else reply
 
 
 def _places(error: CohortError | ConfigurationError) -> str:
@@ -235,7 +287,9 @@ def open_site(config_path: Path, *, state: Path, threads: int | None = None) -> 
         if key not in kept:
             cohort = load_cohort(config, protocol, where=config_path)
             kept.clear()
-            kept[key] = StudyPatients(cohort.tensors, cohort.parts, cohort.flow, cohort.order, cohort.ratings)
+            pseudonyms = site_pseudonyms(config.site.name)
+            members = frozenset(map(pseudonyms.of, cohort.patients))
+            kept[key] = StudyPatients(cohort.tensors, cohort.parts, cohort.flow, cohort.order, cohort.ratings, members)
         return designed(kept[key], protocol, site=config.site.name)
 
     return Worker(

@@ -48,6 +48,9 @@ class SiteWorker(Protocol):
     def handle(self, envelope: Envelope) -> Envelope:
         """Answer a request."""
 
+    def approve(self, protocol: StudyProtocol, *, by: str) -> None:
+        """Let the site answer to ``protocol``."""
+
     def bench(self, protocol: StudyProtocol, *, seed: int) -> Any:
         """Cohort and network of a protocol."""
 
@@ -98,6 +101,7 @@ def make_arm(
 ) -> Arm:
     """Train one comparator, score it on every site's test patients, and keep the result. An interrupted one resumes."""
     normalization: Normalization | None
+    seed = record.seed
     if wanted.kind == "logistic":
         protocol, weights, normalization = fit_logistic(record, pooled)
     else:
@@ -105,15 +109,17 @@ def make_arm(
         described = list(record.descriptions.values()) if wanted.site is None else [record.descriptions[wanted.site]]
         protocol = alone(record.protocol, described)
         weights, normalization = _train_alone(trainer, protocol, record, run_directory / FOLDER / wanted.name, conduct)
+    run = f"{record.run}-{wanted.name}"
     test = {
         name: reply.parts["test"]
         for name, worker in workers.items()
-        if "test" in (reply := _score(worker, protocol, weights, normalization, seed=record.seed)).parts
+        if "test"
+        in (reply := _score(worker, protocol, weights, normalization, run=f"{record.run}-{wanted.name}", seed=seed)).parts
     }
     where = {wanted.site: workers[wanted.site]} if wanted.site is not None else workers
     explained = protocol.model_copy(update={"explanation": record.protocol.explanation})
     explanations = (
-        {name: _explain(worker, explained, weights, normalization, seed=record.seed) for name, worker in where.items()}
+        {name: _explain(worker, explained, weights, normalization, run=run, seed=record.seed) for name, worker in where.items()}
         if record.explanations
         else {}
     )
@@ -203,16 +209,31 @@ def _train_alone(
 
 
 def _explain(
-    worker: SiteWorker, protocol: StudyProtocol, weights: Vector, normalization: Normalization | None, *, seed: int
+    worker: SiteWorker,
+    protocol: StudyProtocol,
+    weights: Vector,
+    normalization: Normalization | None,
+    *,
+    run: str,
+    seed: int,
 ) -> ExplanationSummary | None:
     """Shares and contributions of a comparator on a site's patients, None where the site cannot tell; drawn by the run's own
     seed, so that they are the patients on whom the federated model was explained."""
-    task = Task(run="baseline", site=worker.name, round=0, attempt="", protocol_json=protocol.canonical_json, seed=seed)
     request = ExplainRequest(
-        task, layout=_layout(protocol, normalization, seed=seed), normalization=normalization, basis=0, brief=True
+        _task(worker, protocol, "comparator explained", run=run, seed=seed),
+        layout=_layout(protocol, normalization, seed=seed),
+        normalization=normalization,
+        basis=0,
+        brief=True,
     )
     reply = messages.decode(worker.handle(messages.encode(Message(request, {"weights": weights})))).record
     return reply.summary if isinstance(reply, ExplainReply) else None
+
+
+def _task(worker: SiteWorker, protocol: StudyProtocol, purpose: str, *, run: str, seed: int) -> Task:
+    worker.approve(protocol, by="comparators of a simulation")
+    attempt = messages.attempt_token(run, worker.name, 0, 1, purpose)
+    return Task(run, worker.name, round=0, attempt=attempt, protocol_json=protocol.canonical_json, seed=seed)
 
 
 def _layout(protocol: StudyProtocol, normalization: Normalization | None, *, seed: int) -> str:
@@ -221,11 +242,20 @@ def _layout(protocol: StudyProtocol, normalization: Normalization | None, *, see
 
 
 def _score(
-    worker: SiteWorker, protocol: StudyProtocol, weights: Vector, normalization: Normalization | None, *, seed: int
+    worker: SiteWorker,
+    protocol: StudyProtocol,
+    weights: Vector,
+    normalization: Normalization | None,
+    *,
+    run: str,
+    seed: int,
 ) -> EvaluateReply:
-    task = Task(run="baseline", site=worker.name, round=0, attempt="", protocol_json=protocol.canonical_json, seed=seed)
     request = EvaluateRequest(
-        task, layout=_layout(protocol, normalization, seed=seed), normalization=normalization, basis=0, parts=("test",)
+        _task(worker, protocol, "comparator", run=run, seed=seed),
+        layout=_layout(protocol, normalization, seed=seed),
+        normalization=normalization,
+        basis=0,
+        parts=("test",),
     )
     reply = messages.decode(worker.handle(messages.encode(Message(request, {"weights": weights})))).record
     if isinstance(reply, EvaluateReply):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands import center, provision, run
+from server.commands import center, provision, run, watching
 from shared_model.command_line import errors_to_exit_codes
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> Non
         typer.echo(f"report: {run / 'report.html'}")
 
 
-for topic in (provision, center, run):
+for topic in (provision, center, run, watching):
     topic.register(app)
 
 
@@ -148,3 +148,7 @@ def _auc_cells(auc: dict[str, float | None] | None) -> tuple[str, str]:
         return "not estimable", ""
     low, high = auc.get("low"), auc.get("high")
     return f"{auc['value']:.3f}", "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+if __name__ == "__main__":
+    app()

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -50,6 +50,15 @@ _SUMMED: TypeAdapter[dict[str, Performance]] = TypeAdapter(dict[str, Performance
 _ROUND: TypeAdapter[RoundRecord] = TypeAdapter(RoundRecord)
 _FAILURE: TypeAdapter[SiteFailure] = TypeAdapter(SiteFailure)
 _NORMALIZATION: TypeAdapter[Normalization | None] = TypeAdapter(Normalization | None)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a run; ``at`` is ISO 8601 in UTC."""
+
+    at: str
+    kind: str
+    body: dict[str, Any]
 
 
 class Journal:
@@ -129,6 +138,12 @@ class Journal:
     def finished(self) -> bool:
         """Whether the run came to its end."""
         return self._fact("finished") is not None
+
+    @property
+    def rewound(self) -> int:
+        """How often committed rounds had to be run anew. A site would take their requests for replays, were the attempts
+        not marked otherwise."""
+        return int(self._fact("rewound") or 0)
 
     def finish(self, *, best_round: int, stopped: str) -> None:
         """Mark the run as finished."""
@@ -210,8 +225,10 @@ class Journal:
                 break
         sound = newest[0] if newest else 0
         with _durable(self._database):
-            self._database.execute("DELETE FROM round WHERE round > ?", (sound,))
+            forgotten = self._database.execute("DELETE FROM round WHERE round > ?", (sound,)).rowcount
             self._database.execute("DELETE FROM failure WHERE round > ?", (sound,))
+            if forgotten:
+                self._set("rewound", self.rewound + 1)
         return newest
 
     def drop_checkpoints(self, *, keep: set[int]) -> None:
@@ -294,6 +311,11 @@ class Journal:
         """Events with a number above ``after``: number, kind, body."""
         rows = self._database.execute("SELECT id, kind, body FROM event WHERE id > ? ORDER BY id", (after,))
         return [(number, kind, json.loads(body)) for number, kind, body in rows]
+
+    def timeline(self) -> list[Event]:
+        """All events, oldest first."""
+        rows = self._database.execute("SELECT at, kind, body FROM event ORDER BY id")
+        return [Event(at, kind, json.loads(body)) for at, kind, body in rows]
 
     def record(self) -> RunRecord:
         """The whole run as it stands."""

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import secrets
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,11 @@ from shared_model.errors import ConfigurationError, Fault
 from shared_model.locking import alone
 from shared_model.protocol import StudyProtocol
 
+LOCK = ".lock"
+COMMAND = "command.json"
 REPORTED = ("consilium", "flwr", "torch", "torchvision", "numpy", "pandas", "scikit-learn", "opacus")
+
+_OURS = {"consilium-center", "cli.py"}
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,16 @@ class RunPlan:
 
 @contextmanager
 def alone_in(out: Path) -> Iterator[None]:
-    """Hold the run directory.
+    """Hold the run directory, and tell in it which command does, for whoever wants to stop or resume the run.
 
     Raises:
         StudyError: another command is at work in it.
     """
-    with alone(out / ".lock", otherwise=f"another command is at work in {out}: wait for it, or end it"):
+    with alone(out / LOCK, otherwise=f"another command is at work in {out}: wait for it, or end it"):
+        if Path(sys.argv[0]).name in _OURS:
+            arguments = [sys.executable, "-m", "server.cli", *sys.argv[1:]]
+            document = {"arguments": arguments, "folder": str(Path.cwd()), "process": os.getpid()}
+            write_durably(out / COMMAND, json.dumps(document, indent=2).encode())
         yield
 
 

@@ -21,6 +21,7 @@ from client.site_config import read_site
 from client.synthetic import HOSPITALS, synthesize
 from client.worker import Worker, open_site, pooled_worker
 from server import engines
+from server.journal import Journal
 from server.sites import Roster
 from server.study import conduct
 from shared_model.errors import CohortError, ConfigurationError, Fault
@@ -32,6 +33,7 @@ Engine = Literal["in-process", "flower", "ray"]
 
 DEMO_STUDY = Path(str(files("site_configs"))) / "demo" / "study.toml"
 
+SIMULATION = "consilium-center simulate"
 POLL_S = 0.05
 CLOSE_TIMEOUT_S = 10.0
 _FIRST_NODE = 2  # 1 is the SuperLink
@@ -99,14 +101,27 @@ class InProcessGrid:
 
 def run_in_process(workers: Mapping[str, Resident], run_directory: Path) -> None:
     """Run or resume the study in ``run_directory`` with ``workers``, by site, in this process."""
+    approve(workers, run_directory)
     with closing(InProcessGrid(workers)) as grid:
         conduct(Roster(grid, poll_s=POLL_S), run_directory)
+
+
+def approve(workers: Mapping[str, Resident], run_directory: Path) -> None:
+    """Approve the protocol of the run in ``run_directory`` for the simulated ``workers``, recorded as done by nobody. The
+    worker processes of another engine find these approvals in their sites' folders."""
+    simulated = [worker for worker in workers.values() if isinstance(worker, Worker)]
+    if simulated:
+        with Journal(run_directory) as journal:
+            protocol = journal.protocol
+        for worker in simulated:
+            worker.approve(protocol, by=SIMULATION)
 
 
 def run_engine(
     engine: Engine, run_directory: Path, *, workers: Mapping[str, Worker], sites: Mapping[str, Path], threads: int
 ) -> None:
     """Run or resume the study in ``run_directory`` on the engine named, which all end with the same weights."""
+    approve(workers, run_directory)
     if engine == "in-process":
         run_in_process(workers, run_directory)
     elif engine == "flower":

@@ -75,6 +75,7 @@ class StudyPatients:
         flow: what may leave the site.
         order: int64 ``[P]``, the patients in the site's own random order.
         ratings: float64 ``[P]`` for each comparator of the protocol: a number, or the place of a category; NaN where missing.
+        members: pseudonyms of the patients, by which two exports can be compared; empty where there is nothing to compare.
     """
 
     tensors: CohortTensors
@@ -82,6 +83,7 @@ class StudyPatients:
     flow: CohortFlow
     order: Tensor
     ratings: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    members: frozenset[str] = frozenset()
 
 
 def pool(cohorts: Sequence[StudyPatients]) -> StudyPatients:
@@ -95,8 +97,8 @@ def pool(cohorts: Sequence[StudyPatients]) -> StudyPatients:
     flow = CohortFlow(
         found=sum(cohort.flow.found or 0 for cohort in cohorts),
         excluded={},
-        images_found=sum(cohort.flow.images_found for cohort in cohorts),
-        images_unusable=sum(cohort.flow.images_unusable for cohort in cohorts),
+        images_found=sum(cohort.flow.images_found or 0 for cohort in cohorts),
+        images_unusable=sum(cohort.flow.images_unusable or 0 for cohort in cohorts),
     )
     return StudyPatients(
         concatenate([cohort.tensors for cohort in cohorts]),

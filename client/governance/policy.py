@@ -2,10 +2,13 @@
 
 from collections.abc import Collection
 
+from client.cohort import StudyPatients
+from client.governance.approval import Approval, Approvals
+from client.governance.exchanges import Exchanges
 from client.site_config import Policy, TaskName
 from shared_model import config_file
 from shared_model.errors import ConfigurationError, FailureCode, RefusedError
-from shared_model.messages import AnyRecord, Request, SecureSumRequest
+from shared_model.messages import AnyRecord, Envelope, EvaluateRequest, Request, SecureSumRequest, Task
 from shared_model.protocol import StudyProtocol
 
 
@@ -29,14 +32,17 @@ def covered(request: Request, tasks: Collection[TaskName]) -> bool:
 
 
 class Gate:
-    """Admits requests to the site ``name`` as its ``policy`` says."""
+    """Admits requests to the site ``name`` as its ``policy`` says and a person there has approved."""
 
-    def __init__(self, name: str, policy: Policy) -> None:
+    def __init__(self, name: str, policy: Policy, *, approvals: Approvals, exchanges: Exchanges) -> None:
         self.name = name
         self.policy = policy
+        self._approvals = approvals
+        self._exchanges = exchanges
+        self._admitted: tuple[StudyPatients | None, set[str]] = (None, set())
 
-    def admit(self, request: Request) -> StudyProtocol:
-        """The protocol under which ``request`` may be carried out.
+    def admit(self, request: Request, envelope: Envelope) -> StudyProtocol:
+        """The protocol under which ``request``, which came in ``envelope``, may be carried out.
 
         Raises:
             RefusedError: it may not.
@@ -44,21 +50,56 @@ class Gate:
         task = request.task
         if task.site != self.name:
             raise RefusedError(FailureCode.PROTOCOL_MISMATCH, f"a request for site {task.site!r}")
-        if not covered(request, self.policy.tasks):
-            raise RefusedError(FailureCode.TASK_NOT_ALLOWED, f"this site's policy does not allow {request.kind!r}")
         if not task.run.replace("-", "").replace("_", "").isalnum():
             raise RefusedError(FailureCode.PROTOCOL_MISMATCH, "a run identifier that is no identifier")
-        try:
-            return config_file.validate_json(task.protocol_json, StudyProtocol, where="the center's protocol")
-        except ConfigurationError as error:
-            raise RefusedError(FailureCode.PROTOCOL_MISMATCH, str(error)) from None
+        protocol = _protocol(task)
+        approval = self._approval(protocol)
+        self._allow(request, approval)
+        if not isinstance(request, SecureSumRequest):  # its steps are watched where its keys are
+            self._exchanges.admit(request, envelope, approval=approval, policy=self.policy)
+        return protocol
 
-    def admit_cohort(self, patients: int) -> None:
-        """Make sure that the cohort is one of which something may be said.
+    def admit_cohort(self, patients: StudyPatients, protocol: StudyProtocol) -> None:
+        """Make sure that the cohort is one of which something may be said, also after what was said of earlier ones.
 
         Raises:
-            RefusedError: it has too few ``patients``.
+            RefusedError: ``TOO_FEW_PATIENTS`` or ``COHORT_CHANGED``.
         """
-        allowed = self.policy.minimum_patients
-        if patients < allowed:
-            raise RefusedError(FailureCode.TOO_FEW_PATIENTS, f"{patients} patients, this site's minimum is {allowed}")
+        found, allowed = len(patients.tensors), self.policy.minimum_patients
+        if found < allowed:
+            raise RefusedError(FailureCode.TOO_FEW_PATIENTS, f"{found} patients, this site's minimum is {allowed}")
+        if self._admitted[0] is not patients:
+            self._admitted = (patients, set())
+        if protocol.sha256 not in self._admitted[1]:
+            versions = self._exchanges.versions(patients, protocol_sha256=protocol.sha256)
+            self._exchanges.admit_cohort(versions, policy=self.policy)
+            self._admitted[1].add(protocol.sha256)
+
+    def _approval(self, protocol: StudyProtocol) -> Approval:
+        try:
+            standing = self._approvals.standing(protocol.sha256)
+        except ConfigurationError as error:
+            raise RefusedError(FailureCode.NOT_APPROVED, str(error)) from None
+        if standing is None:
+            raise RefusedError(
+                FailureCode.NOT_APPROVED,
+                f"nobody here has approved {protocol.study.name} {protocol.sha256[:12]}, or it was revoked",
+            )
+        return standing
+
+    def _allow(self, request: Request, approval: Approval) -> None:
+        kind, round_ = request.kind, request.task.round
+        if not covered(request, self.policy.tasks) or not covered(request, approval.tasks):
+            raise RefusedError(FailureCode.TASK_NOT_ALLOWED, f"this site's policy does not allow {kind!r}")
+        if isinstance(request, EvaluateRequest) and not set(request.parts) <= set(approval.parts):
+            raise RefusedError(FailureCode.TASK_NOT_ALLOWED, f"an evaluation on {', '.join(request.parts)} patients")
+        limit = min(approval.rounds, self.policy.max_rounds)
+        if round_ > limit:
+            raise RefusedError(FailureCode.TOO_MANY_ROUNDS, f"round {round_}, approved are {limit}")
+
+
+def _protocol(task: Task) -> StudyProtocol:
+    try:
+        return config_file.validate_json(task.protocol_json, StudyProtocol, where="the center's protocol")
+    except ConfigurationError as error:
+        raise RefusedError(FailureCode.PROTOCOL_MISMATCH, str(error)) from None

@@ -42,7 +42,7 @@ def cohort(*, patients: int = PATIENTS, unread: int = 0, seed: int = 3) -> Study
 
 def worker(folder: Path, *, policy: Policy | None = None, **made: int) -> Worker:
     found = cohort(**made)
-    return Worker("a", policy=policy or Policy(), load=lambda _: found, state=folder)
+    return Worker("a", policy=policy or Policy(), load=lambda _: found, state=folder, approvals=sites.AnyProtocol(folder))
 
 
 def task(settings: StudyProtocol, attempt: str = "token") -> Task:
@@ -157,7 +157,7 @@ def test_few_patients_and_small_cells_do_not_leave(tmp_path: Path) -> None:
         "comparator reader": Why.FEW_OF_A_CLASS,
     }
     everybody = {"federated": (keep(tmp_path, "all", np.arange(PATIENTS), scores),)}
-    reply = ask(site, CompareRequest(task(settings), "federated", everybody))
+    reply = ask(site, CompareRequest(task(settings, "another"), "federated", everybody))
     assert reply.readings == {}  # three patients without a reading are a small cell
     assert [s.why for s in reply.suppressed] == [Why.SMALL_CELL]
 
@@ -204,6 +204,7 @@ def test_a_study_with_readers_and_own_models_ends_with_comparisons(tmp_path: Pat
             policy=Policy(),
             load=lambda _, site=site: replace(found[site], parts=parts[site]),  # type: ignore[misc]
             state=tmp_path / "state",
+            approvals=sites.AnyProtocol(tmp_path / site),
         )
         for site in SITES
     }

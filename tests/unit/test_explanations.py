@@ -167,7 +167,7 @@ def test_one_patient_changes_no_more_than_the_sensitivity() -> None:
 def run(tmp_path: Path, protocol: StudyProtocol, **patients: int) -> Journal:
     policy = Policy(minimum_patients=1, minimum_cell=1)
     sites = {name: worker(name, tmp_path / "sites", policy=policy, patients=count) for name, count in patients.items()}
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run").mkdir(parents=True)
     names = tuple(sorted(sites))
     journal = Journal.create(
         tmp_path / "run", protocol, run="r", engine="in-process", seed=3, enrolled=names, versions={"torch": "x"}
@@ -204,7 +204,7 @@ def test_the_federated_summary_is_that_of_all_patients_in_one_place(tmp_path: Pa
         checkpoint = journal.load_checkpoint(record.best_round)
         assert checkpoint is not None
         weights = checkpoint["model"]
-        pooled = _explain(central, protocol, weights, record.normalization, seed=3)
+        pooled = _explain(central, protocol, weights, record.normalization, run="central", seed=3)
         lengths = layout(protocol, brief=True)
         summed = total(reply.summary for reply in record.explanations.values()).flatten(lengths)
         assert pooled is not None
@@ -225,6 +225,21 @@ def test_noise_reaches_the_center_and_no_small_cell_is_taken_out(tmp_path: Path)
             assert reply.private
             assert set(reply.summary.cells) == {"modalities.share", "variables.low", "variables.high"}
             assert reply.summary.cells["modalities.share"].patients != int(reply.summary.cells["modalities.share"].patients)
+
+
+def test_noise_is_charged_to_the_site_and_refused_beyond_its_limit(tmp_path: Path) -> None:
+    from client.governance.budget import Ledger
+    from client.state import lasting
+
+    with run(tmp_path, study(drift=0, epsilon=1.0), east=60, west=40) as journal:
+        assert set(journal.record().explanations) == {"east", "west"}
+    ledger = Ledger(lasting(tmp_path / "sites", "east"), policy=Policy())
+    assert len(ledger.charges()) == 1
+    assert ledger.spent() == pytest.approx(1.0, abs=0.02)  # PRV reports an upper bound
+    with run(tmp_path / "more", study(drift=0, epsilon=50.0), east=60, west=40) as journal:
+        record = journal.record()
+        assert record.explanations == {}
+        assert {failure.code for failure in record.failures} == {FailureCode.BUDGET_EXCEEDED}
 
 
 # Admission

@@ -125,11 +125,11 @@ def test_a_site_trains_from_its_own_state_of_the_round_named(north: Worker) -> N
     """The same request twice gives the same bytes, whatever was trained in between; another basis does not."""
     first = answer(north, train(), weights=WEIGHTS)
     assert isinstance(first.record, TrainReply)
-    later = TrainRequest(task(round=2), SPEC.sha256, None, basis=1)
+    later = TrainRequest(task(round=2, attempt="a2"), SPEC.sha256, None, basis=1)
     second = answer(north, later, weights=WEIGHTS).vectors["update"]
     assert answer(north, train(), weights=WEIGHTS).vectors["update"].tobytes() == first.vectors["update"].tobytes()
     assert answer(north, later, weights=WEIGHTS).vectors["update"].tobytes() == second.tobytes()
-    from_nothing = TrainRequest(task(round=2), SPEC.sha256, None, basis=0)
+    from_nothing = TrainRequest(task(round=2, attempt="b"), SPEC.sha256, None, basis=0)
     assert answer(north, from_nothing, weights=WEIGHTS).vectors["update"].tobytes() != second.tobytes()
 
 
