@@ -31,7 +31,8 @@ def layout(protocol: StudyProtocol, *, brief: bool = False) -> dict[str, int]:
     modalities, variables = len(network_modalities(protocol)), len(network_variables(protocol))
     cells = {"modalities.share": modalities, "modalities.square": modalities, "modalities.left_out": modalities}
     if variables:
-        cells |= {f"variables.{group}": 2 * variables for group in CLASSES} | {"variables.square": variables}
+        cells |= {f"variables.{group}": 2 * variables for group in CLASSES}
+        cells |= {"variables.size": variables, "variables.square": variables}
     if brief:
         return cells
     for name in network_variables(protocol):

@@ -30,7 +30,8 @@ class Explanation(Strict):
     after each of ``drift`` rounds, evenly spaced, is explained briefly.
 
     With ``epsilon``, each site adds Gaussian noise that makes its one summary (``epsilon``, ``delta``)-differentially private
-    for a patient, and tells shares, contributions and risks only.
+    for a patient, and tells the shares of modalities and the sizes of variables'
+    contributions only.
     """
 
     parts: tuple[Literal["train", "tune", "test"], ...] = Field(default=("tune", "test"), min_length=1)

@@ -52,7 +52,7 @@ class Explainer:
         high = found.logit >= _log_odds(self.protocol.evaluation.thresholds[0])
         everybody = np.ones(len(batch), dtype=np.bool_)
         rows |= {f"variables.{name}": (high == (name == "high"), by_sign(parts)) for name in CLASSES}
-        rows["variables.square"] = everybody, np.square(parts)
+        rows |= {"variables.size": (everybody, np.abs(parts)), "variables.square": (everybody, np.square(parts))}
         if not brief:
             rows |= self._dependence(batch, parts)
             rows |= self._variable_tests(batch, found, frozen)

@@ -1,7 +1,8 @@
 """Gaussian noise on a summary, for a patient's differential privacy.
 
-The unit is one patient added or removed. What is told then is shares of modalities, contributions of variables and risks
-alone; a patient changes ``SENSITIVITY`` at most of their flat vector (Euclidean). The noise comes from the operating system's
+The unit is one patient added or removed. What is told then is the shares of modalities and the sizes of variables'
+contributions alone, so that the noise need hide little: a patient changes their flat vector by ``SENSITIVITY`` at most
+(Euclidean). The noise comes from the operating system's
 generator, which no seed of a study touches; it is floating-point noise, whose low bits are not protected.
 """
 
@@ -12,27 +13,24 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.special import log_ndtr
 
-from shared_model.explanations import CLASSES, ExplanationSummary
+from shared_model.explanations import ExplanationSummary
 
-_RISKS = ("risk.position.", "risk.distance.")
-# Of a patient: count and shares of modalities; count and contributions in one class; count, event and predicted risk in one
-# position and one distance.
-SENSITIVITY = math.sqrt((1.0 + 1.0) + (1.0 + 1.0) + 2 * 3.0)
+TOLD = ("modalities.share", "variables.size")
+SENSITIVITY = math.sqrt(2.0 * len(TOLD))  # of each, a count of 1 and a vector of absolute sum 1
 
 
 def told(name: str) -> bool:
     """Whether a cell is told under differential privacy."""
-    return name in {"modalities.share", *(f"variables.{group}" for group in CLASSES)} or name.startswith(_RISKS)
+    return name in TOLD
 
 
 def with_noise(summary: ExplanationSummary, lengths: Mapping[str, int], *, epsilon: float, delta: float) -> ExplanationSummary:
     """``summary`` reduced to what is told, with noise on every number of every cell that there may be: which ones are empty is
     not told either."""
     kept = {name: length for name, length in lengths.items() if told(name)}
-    sensitivity = SENSITIVITY if any(name.startswith(_RISKS) for name in kept) else 2.0
     flat = summary.flatten(kept)
     generator = np.random.default_rng(secrets.randbits(256))
-    noisy = flat + generator.normal(0.0, sensitivity * noise_multiplier(epsilon, delta), flat.shape)
+    noisy = flat + generator.normal(0.0, SENSITIVITY * noise_multiplier(epsilon, delta), flat.shape)
     return ExplanationSummary.unflatten(noisy, kept)
 
 

@@ -64,15 +64,11 @@ def explanation(record: RunRecord, arms: Sequence[Arm] = ()) -> Json | None:
 
 
 def importance(summary: ExplanationSummary, protocol: StudyProtocol) -> dict[str, float] | None:
-    """Mean absolute contribution of each variable over the patients of both predicted classes, in logits; None of nobody."""
-    settings, names = protocol.explanation, network_variables(protocol)
-    cells = [summary.cells[name] for group in CLASSES if (name := f"variables.{group}") in summary.cells]
-    patients = sum(cell.patients for cell in cells)
-    if settings is None or not cells or patients <= 0.0:
+    """Mean absolute contribution of each variable, in logits; None of nobody."""
+    settings, cell = protocol.explanation, summary.cells.get("variables.size")
+    if settings is None or cell is None or cell.patients <= 0.0:
         return None
-    sums = np.sum([cell.sums for cell in cells], axis=0)
-    absolute = (sums[: len(names)] + sums[len(names) :]) * settings.clip / patients
-    return dict(zip(names, map(float, absolute), strict=True))
+    return dict(zip(network_variables(protocol), map(float, settings.clip * cell.means), strict=True))
 
 
 def _patients(summary: ExplanationSummary) -> float:

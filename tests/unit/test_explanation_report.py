@@ -14,7 +14,7 @@ from server.results.document import assemble
 from server.results.explanation_tests import verdicts
 from shared_model.disclosure import Suppression, Why
 from shared_model.explanation_layout import layout
-from shared_model.explanations import CLASSES, Cell, ExplanationSummary
+from shared_model.explanations import Cell, ExplanationSummary
 from shared_model.messages import ExplainReply
 from shared_model.protocol import StudyProtocol
 from shared_model.protocol_explanation import Explanation, RiskBy
@@ -70,12 +70,11 @@ def test_the_block_fits_the_schema() -> None:
 
 
 def test_contributions_are_logits_again() -> None:
-    """Three sites of 40 in each class; a mean of sums in units of ``clip``."""
+    """Three sites of 40; a mean of sums in units of ``clip``."""
     found = {row["name"]: row for row in document()["explanation"]["variables"]}
     names, clip = [name for name in found if name == "braf"], EXPLAINED.clip
     place = len(PROTOCOL.variables) - 1
-    cells = [summary(seed).cells[f"variables.{group}"] for seed in range(3) for group in CLASSES]
-    expected = clip * sum(cell.sums[place] + cell.sums[place + len(PROTOCOL.variables)] for cell in cells) / (6 * 40.0)
+    expected = clip * sum(summary(seed).cells["variables.size"].sums[place] for seed in range(3)) / (3 * 40.0)
     assert names == ["braf"]
     assert found["braf"]["mean_absolute"] == pytest.approx(expected)
     assert list(found) == sorted(found, key=lambda name: -found[name]["mean_absolute"])

@@ -144,9 +144,9 @@ def test_the_noise_is_that_of_the_analytic_gaussian_mechanism(epsilon: float, de
 
 
 def test_under_privacy_only_some_cells_are_told_and_all_of_them() -> None:
-    lengths = {"modalities.share": 3, "modalities.square": 3, "variables.low": 4, "risk.distance.0": 2, "repeat.shapley": 1}
+    lengths = {"modalities.share": 3, "modalities.square": 3, "variables.size": 4, "risk.distance.0": 2, "repeat.shapley": 1}
     noisy = with_noise(ExplanationSummary(), lengths, epsilon=1.0, delta=1e-5)
-    assert set(noisy.cells) == {"modalities.share", "variables.low", "risk.distance.0"}
+    assert set(noisy.cells) == {"modalities.share", "variables.size"}
     assert not told("dependence.age.0")
     assert not told("risk.both.0.0")
     again = with_noise(ExplanationSummary(), lengths, epsilon=1.0, delta=1e-5)
@@ -154,11 +154,29 @@ def test_under_privacy_only_some_cells_are_told_and_all_of_them() -> None:
 
 
 def test_one_patient_changes_no_more_than_the_sensitivity() -> None:
-    """The largest that a patient can bring: counts of 1, vectors of absolute sum 1, an event, and a predicted risk of 1."""
-    cells = {"modalities.share": (1.0,), "variables.high": (1.0,), "risk.position.0": (1.0, 1.0), "risk.distance.1": (1.0, 1.0)}
+    """The largest that a patient can bring: counts of 1, and vectors of absolute sum 1."""
+    cells = {"modalities.share": (1.0,), "variables.size": (1.0,)}
     summary = ExplanationSummary({name: Cell(1.0, sums) for name, sums in cells.items()})
     flat = summary.flatten({name: len(sums) for name, sums in cells.items()})
     assert np.linalg.norm(flat) == pytest.approx(SENSITIVITY)
+
+
+def test_under_noise_of_epsilon_1_four_sites_of_300_still_agree_with_the_truth_of_their_sums() -> None:
+    """Contributions are those that the invented hospitals' patients really have; noise as four sites add it."""
+    from client.synthetic.patients import CaseMix, draw_patients
+    from shared_model.attribution.sanity import rank_correlation
+
+    sites = [draw_patients(300, mix=CaseMix(), seed=seed).contributions.drop(columns="intercept") for seed in range(4)]
+    parts = [clipped((site - site.mean()).to_numpy(), clip=3.0) for site in sites]
+    everybody = np.ones(300, dtype=bool)
+    summaries = [ExplanationSummary.of({"variables.size": (everybody, np.abs(part))}) for part in parts]
+    lengths = {"modalities.share": 5, "variables.size": parts[0].shape[1]}
+    exact = total(summaries).cells["variables.size"].means
+    found = []
+    for _ in range(40):
+        noisy = total(with_noise(summary, lengths, epsilon=1.0, delta=1e-5) for summary in summaries)
+        found.append(float(rank_correlation(exact[None], noisy.cells["variables.size"].means[None])[0]))
+    assert np.mean(found) >= 0.9
 
 
 # The study
@@ -223,7 +241,7 @@ def test_noise_reaches_the_center_and_no_small_cell_is_taken_out(tmp_path: Path)
     with run(tmp_path, study(drift=0, epsilon=1.0), east=60, west=40) as journal:
         for reply in journal.record().explanations.values():
             assert reply.private
-            assert set(reply.summary.cells) == {"modalities.share", "variables.low", "variables.high"}
+            assert set(reply.summary.cells) == {"modalities.share", "variables.size"}
             assert reply.summary.cells["modalities.share"].patients != int(reply.summary.cells["modalities.share"].patients)
 
 
