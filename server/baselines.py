@@ -19,7 +19,18 @@ from server.records import Arm, ArmKind, RunRecord
 from shared_model import messages
 from shared_model.durable import write_durably
 from shared_model.errors import FailureCode, StudyError
-from shared_model.messages import DescribeReply, Envelope, EvaluateReply, EvaluateRequest, Message, Task, Vector
+from shared_model.explanations import ExplanationSummary
+from shared_model.messages import (
+    DescribeReply,
+    Envelope,
+    EvaluateReply,
+    EvaluateRequest,
+    ExplainReply,
+    ExplainRequest,
+    Message,
+    Task,
+    Vector,
+)
 from shared_model.network import LogisticNetwork, build_network
 from shared_model.parameters import ParameterSpec
 from shared_model.protocol import AggregationRule, ClientRule, ServerOptimizer, StudyProtocol
@@ -82,6 +93,7 @@ _LABELS: dict[ArmKind, str] = {
 ARMS: tuple[ArmKind, ...] = get_args(ArmKind)
 DEMO_ARMS: tuple[ArmKind, ...] = ("central", "local", "logistic", "clinical_only")  # the others take as long as the study
 FEDERATED_ARMS: frozenset[ArmKind] = frozenset({"clinical_only", "image_only"})
+EXPLAINED: frozenset[ArmKind] = frozenset({"local", "central", "logistic"})
 AT_A_SITE: frozenset[ArmKind] = frozenset({"local", "fine_tuned"})
 FINE_TUNING = 0.2  # of the study's rounds are trained on at a site
 
@@ -139,7 +151,8 @@ def make_arm(
         else {name: _score(worker, trained, run=run, seed=record.seed) for name, worker in workers.items()}
     )
     test = {name: reply.parts["test"] for name, reply in replies.items() if "test" in reply.parts}
-    arm = Arm(kind=wanted.kind, site=wanted.site, test=test, run=run, model=trained.model)
+    explained = _explanations(wanted, trained, record, workers, run=run)
+    arm = Arm(kind=wanted.kind, site=wanted.site, test=test, explanations=explained, run=run, model=trained.model)
     (run_directory / FOLDER).mkdir(exist_ok=True)
     write_durably(run_directory / FOLDER / f"{wanted.name}.json", _ARM.dump_json(arm))
     return arm
@@ -158,6 +171,7 @@ def alone(protocol: StudyProtocol, described: list[DescribeReply]) -> StudyProto
     steps = protocol.training.steps
     return protocol.model_copy(
         update={
+            "explanation": None,
             "privacy": Privacy(trainable=protocol.privacy.trainable),
             "training": protocol.training.model_copy(update={"steps": steps * len(described) if steps else None}),
             "federation": protocol.federation.model_copy(
@@ -255,14 +269,63 @@ def _train(
     return Trained(protocol, _best_model(directory), done.normalization, model=done.best_round)
 
 
-def _score(worker: SiteWorker, trained: Trained, *, run: str, seed: int) -> EvaluateReply:
-    protocol, model = trained.protocol, trained.model
+def _explanations(
+    wanted: Wanted, trained: Trained, record: RunRecord, workers: Mapping[str, SiteWorker], *, run: str
+) -> dict[str, ExplanationSummary]:
+    """Of the comparators that the federated model is told beside; by site whose patients they were explained on."""
+    if not record.explanations or wanted.kind not in EXPLAINED:
+        return {}
+    where = {wanted.site: workers[wanted.site]} if wanted.site is not None else workers
+    protocol = trained.protocol.model_copy(update={"explanation": record.protocol.explanation})
+    found = {
+        name: _explain(worker, protocol, trained.weights, trained.normalization, run=run, seed=record.seed)
+        for name, worker in where.items()
+    }
+    return {name: summary for name, summary in found.items() if summary is not None}
+
+
+def _explain(
+    worker: SiteWorker,
+    protocol: StudyProtocol,
+    weights: Vector,
+    normalization: Normalization | None,
+    *,
+    run: str,
+    seed: int,
+) -> ExplanationSummary | None:
+    """Shares and contributions of a comparator on a site's patients, None where the site cannot tell; drawn by the run's own
+    seed, so that they are the patients on whom the federated model was explained."""
+    request = ExplainRequest(
+        _task(worker, protocol, "comparator explained", run=run, round_=0, seed=seed),
+        layout=_layout(protocol, normalization, seed=seed),
+        normalization=normalization,
+        basis=0,
+        brief=True,
+    )
+    reply = messages.decode(worker.handle(messages.encode(Message(request, {"weights": weights})))).record
+    return reply.summary if isinstance(reply, ExplainReply) else None
+
+
+def _task(worker: SiteWorker, protocol: StudyProtocol, purpose: str, *, run: str, round_: int, seed: int) -> Task:
     worker.approve(protocol, by="comparators of a simulation")
-    attempt = messages.attempt_token(run, worker.name, model, 1, "score")
-    task = Task(run=run, site=worker.name, round=model, attempt=attempt, protocol_json=protocol.canonical_json, seed=seed)
-    network = build_network(protocol, normalization=trained.normalization, seed=seed)
-    layout = ParameterSpec.of(network, personal=protocol.federation.personal).sha256
-    request = EvaluateRequest(task, layout=layout, normalization=trained.normalization, basis=0, parts=("test",))
+    attempt = messages.attempt_token(run, worker.name, round_, 1, purpose)
+    return Task(run, worker.name, round=round_, attempt=attempt, protocol_json=protocol.canonical_json, seed=seed)
+
+
+def _layout(protocol: StudyProtocol, normalization: Normalization | None, *, seed: int) -> str:
+    network = build_network(protocol, normalization=normalization, seed=seed)
+    return ParameterSpec.of(network, personal=protocol.federation.personal).sha256
+
+
+def _score(worker: SiteWorker, trained: Trained, *, run: str, seed: int) -> EvaluateReply:
+    protocol, normalization = trained.protocol, trained.normalization
+    request = EvaluateRequest(
+        _task(worker, protocol, "comparator", run=run, round_=trained.model, seed=seed),
+        layout=_layout(protocol, normalization, seed=seed),
+        normalization=normalization,
+        basis=0,
+        parts=("test",),
+    )
     reply = messages.decode(worker.handle(messages.encode(Message(request, {"weights": trained.weights})))).record
     if isinstance(reply, EvaluateReply):
         return reply

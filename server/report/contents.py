@@ -12,7 +12,7 @@ from typing import Any
 
 from server.report import wording
 from server.report.figures.forest import MEASURES
-from server.report.prose import privacy
+from server.report.prose import explanation, privacy
 from server.report.prose.answers import answers
 from server.report.prose.checklists import checklists
 from server.report.prose.limits import limits
@@ -110,6 +110,7 @@ SECTIONS = (
     Section("readings", "Beside clinicians' own assessment"),
     Section("strata", "Low, intermediate and high risk"),
     Section("casemix", "How the sites' patients differ", _case_mix),
+    Section("explanation", "Why the model says what it says", explanation.context),
     Section("course", "How the training went", _course),
     Section("participation", "Who took part"),
     Section("privacy", "Privacy, and what the study has cost of it", _privacy),

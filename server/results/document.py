@@ -8,6 +8,7 @@ from server.records import NO_DESIGN, Arm, Design, RoundRecord, RunRecord
 from server.results import heterogeneity, paired, privacy, scored
 from server.results.case_mix import adequacy, case_mix
 from server.results.design import design_of
+from server.results.explained import explanation
 from server.results.readings import comparators
 from server.results.scorer import Scorer
 from server.results.strata import strata
@@ -48,6 +49,8 @@ def assemble(record: RunRecord, arms: Sequence[Arm] = (), design: Design = NO_DE
             if arm.kind == kind:
                 document[kind] = scorer.over_sites([test for name, test in arm.test.items() if name not in external])
                 document[f"federated_vs_{kind}"] = scored.difference(pooled, document[kind])
+    if (explained := explanation(record, arms)) is not None:
+        document["explanation"] = explained
     return {
         **document,
         "design": design_of(record, design),
@@ -235,6 +238,7 @@ def _timing(record: RunRecord) -> Json:
         [reply.seconds for reply in record.descriptions.values()],
         *([site.seconds for site in row.sites.values()] for row in record.rounds),
         [reply.seconds for reply in record.evaluations.values()],
+        *([reply.seconds for reply in replies.values()] for replies in (record.explanations, *record.drift.values())),
     ]
     slowest = sum(max(step, default=0.0) for step in steps)
     busy = record.site_compute_s if record.engine == SEQUENTIAL_ENGINE else slowest

@@ -9,6 +9,7 @@ from server.report.figures import (
     convergence,
     designs,
     discrimination,
+    explanation,
     forest,
     subgroups,
     utility,
@@ -17,7 +18,18 @@ from server.report.svg import Drawing
 
 Json = dict[str, Any]
 
-FAMILIES = (cohort, discrimination, calibration, utility, forest, subgroups, comparison, designs, convergence)
+FAMILIES = (
+    cohort,
+    discrimination,
+    calibration,
+    utility,
+    forest,
+    subgroups,
+    comparison,
+    designs,
+    convergence,
+    explanation,
+)
 
 
 def draw_figures(document: Json) -> dict[str, Drawing]:
