@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
+from shared_model.audit import Head
 from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode, MessageError
 from shared_model.masking import Words
@@ -58,7 +59,8 @@ class Envelope:
 
 @dataclass(frozen=True)
 class Task(Record):
-    """What every request states. ``attempt`` marks one sending of it; a reply must repeat it to count."""
+    """What every request states. ``attempt`` marks one sending of it; a reply must repeat it to count. ``heads`` are the
+    newest heads of the sites' audit logs that the center knows, for each site to keep."""
 
     run: str
     site: str
@@ -66,6 +68,7 @@ class Task(Record):
     attempt: str
     protocol_json: str
     seed: int
+    heads: tuple[Head, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,7 @@ class DescribeReply(Record):
     seconds: Seconds
     suppressed: tuple[Suppression, ...] = ()
     keys: Advertisement | None = None
+    head: Head | None = None
     kind: Literal["describe_reply"] = "describe_reply"
 
 
@@ -207,6 +211,7 @@ class TrainReply(Record):
     seconds: Seconds
     suppressed: tuple[Suppression, ...] = ()
     masks: MaskedShares | None = None
+    head: Head | None = None
     kind: Literal["train_reply"] = "train_reply"
 
 
@@ -223,6 +228,7 @@ class EvaluateReply(Record):
     seconds: Seconds
     suppressed: tuple[Suppression, ...] = ()
     masks: MaskedShares | None = None
+    head: Head | None = None
     kind: Literal["evaluate_reply"] = "evaluate_reply"
 
 
@@ -239,6 +245,7 @@ class CompareReply(Record):
     readings: dict[str, Reading]
     seconds: Seconds
     suppressed: tuple[Suppression, ...] = ()
+    head: Head | None = None
     kind: Literal["compare_reply"] = "compare_reply"
 
 
@@ -251,6 +258,7 @@ class KeysReply(Record):
     attempt: str
     keys: Advertisement
     seconds: Seconds
+    head: Head | None = None
     kind: Literal["keys_reply"] = "keys_reply"
 
 
@@ -263,6 +271,7 @@ class ConfirmReply(Record):
     attempt: str
     signature: Signature
     seconds: Seconds
+    head: Head | None = None
     kind: Literal["confirm_reply"] = "confirm_reply"
 
 
@@ -275,6 +284,7 @@ class UnmaskReply(Record):
     attempt: str
     shares: ReleasedShares
     seconds: Seconds
+    head: Head | None = None
     kind: Literal["unmask_reply"] = "unmask_reply"
 
 
@@ -287,6 +297,7 @@ class Failure(Record):
     attempt: str
     code: FailureCode
     seconds: Seconds
+    head: Head | None = None
     kind: Literal["failure"] = "failure"
 
 

@@ -25,6 +25,7 @@ from shared_model.messages import (
     KeysReply,
     Message,
     Part,
+    Reply,
     SecureSumReply,
     TrainReply,
     UnmaskReply,
@@ -35,7 +36,7 @@ Taken = list[Suppression]
 K = TypeVar("K")
 
 
-def release(message: Message[AnyRecord], *, rule: Rule, secure_sum: bool = False) -> Message[AnyRecord]:
+def release(message: Message[AnyRecord], *, rule: Rule, secure_sum: bool = False) -> Message[Reply]:
     """``message`` without what may not leave, and with the list of what was taken out. In a study with ``secure_sum`` no
     histogram leaves in the clear, and of a round nothing that adds up.
 
@@ -49,7 +50,7 @@ def release(message: Message[AnyRecord], *, rule: Rule, secure_sum: bool = False
     return Message(_without_summed(record) if secure_sum else record, message.vectors, message.masked)
 
 
-def _without_summed(record: AnyRecord) -> AnyRecord:
+def _without_summed(record: Reply) -> Reply:
     match record:
         case TrainReply():
             return replace(record, tune=None if record.tune is None else secure_layout.without_sums(record.tune), loss=None)
@@ -291,7 +292,7 @@ def _step_of_secure_sum(reply: SecureSumReply, rule: Rule) -> SecureSumReply:
     return reply
 
 
-_RULES: Mapping[type, Callable[[Any, Rule], AnyRecord]] = {
+_RULES: Mapping[type, Callable[[Any, Rule], Reply]] = {
     DescribeReply: _description,
     TrainReply: _training,
     EvaluateReply: _evaluation,
