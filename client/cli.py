@@ -102,6 +102,9 @@ def worker(
     socket: Annotated[Path, typer.Option(help="Unix socket at which the relay to the center asks.")],
     state: Annotated[Path, typer.Option(help="Folder for what the site remembers of each run.")],
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+    allow_uid: Annotated[
+        list[int] | None, typer.Option(metavar="UID", help="Another user whose relay may ask; can be given more than once.")
+    ] = None,
 ) -> None:
     """Run the resident process that owns the hospital's data and answers the center's requests, until it is stopped.
 
@@ -110,7 +113,7 @@ def worker(
     with _told_plainly(as_json=False):
         from client.serving import serve_site
 
-        serve_site(site, socket=socket, state=state, threads=threads)
+        serve_site(site, socket=socket, state=state, threads=threads, allowed=allow_uid or ())
 
 
 @app.command()

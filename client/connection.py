@@ -116,7 +116,11 @@ def _connect(center: Center, proxy: SplitResult | None) -> socket.socket:
         remedy += "" if proxy else "; or, if a proxy is used here, set HTTPS_PROXY; or the center is down: ask there"
         raise _StopError("port", f"{host}:{port}: {error}", "no connection", remedy) from None
     if proxy:
-        _tunnel(center, proxy, stream)
+        try:
+            _tunnel(center, proxy, stream)
+        except _StopError:
+            stream.close()
+            raise
     return stream
 
 

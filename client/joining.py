@@ -76,7 +76,7 @@ def prepare(
         remedy = "leave out --insecure; it is for trials on one machine"
         raise ConfigurationError([Fault("--insecure", "", f"a center at {kit.host}", "loopback only", remedy)])
     if ca_bundle is not None:
-        _add_authorities(home, kit, ca_bundle)
+        add_authorities(home, kit, ca_bundle)
         done.append(f"authorities of {ca_bundle} are trusted besides the center's: who has their keys can read along")
     installed = flower_home.install_app(home.flower)
     if installed != kit.app_sha256:
@@ -197,7 +197,7 @@ class _Connection:
         try:
             kit, done = accept_kit(joining.home, joining.kit_file, expect=joining.expect)
             if joining.ca_bundle is not None:
-                _add_authorities(joining.home, kit, joining.ca_bundle)
+                add_authorities(joining.home, kit, joining.ca_bundle)
         except ConfigurationError as error:
             self._say(f"the new kit is not used: {error}")
             return
@@ -252,7 +252,12 @@ def _fault(failed: Check, joining: Joining) -> Fault:
     return Fault(where, "", f"{failed.found}: {problem.what}", "a connection to the center", problem.remedy)
 
 
-def _add_authorities(home: Home, kit: Kit, bundle: Path) -> None:
+def add_authorities(home: Home, kit: Kit, bundle: Path) -> None:
+    """Trust the authorities of a file besides the center's.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
     try:
         more = bundle.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
 """Between relay and worker: gRPC over a Unix socket, raw bytes, no protobuf.
 
 A message travels as a frame with its two sizes, then header and payload in chunks. The sizes are checked before anything
-is kept. Only the owner of the socket's folder can connect; requests are answered one at a time.
+is kept. Only processes of the users allowed can connect (``doorkeeper``); requests are answered one at a time.
 
 ``python -m client.serving SITE.toml --socket S --state DIR`` is the resident process of a site.
 """
@@ -14,7 +14,7 @@ import socket as sockets
 import stat
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from threading import Event, Lock
 
 import grpc
 
+from client.doorkeeper import Doorkeeper
 from client.residents import Resident
 from shared_model.errors import CohortError, ConfigurationError, ConsiliumError, Fault, MessageError
 from shared_model.messages import HEADER_LIMIT, PAYLOAD_LIMIT, Envelope
@@ -67,36 +68,40 @@ def call(socket: Path, envelope: Envelope, *, timeout_s: float) -> Envelope:
         return _gather(channel.stream_stream(_HANDLE)(_frames(envelope), timeout=timeout_s))
 
 
-def serve(worker: Resident, socket: Path, *, stop: Event | None = None) -> None:
-    """Answer requests at ``socket`` until ``stop`` is set; without ``stop``, until SIGTERM or SIGINT.
+def serve(worker: Resident, socket: Path, *, stop: Event | None = None, allowed: Collection[int] = ()) -> None:
+    """Answer requests at ``socket`` until ``stop`` is set; without ``stop``, until SIGTERM or SIGINT. Processes of this user,
+    and of the users ``allowed``, may connect.
 
     Raises:
         ConfigurationError: the path is no place for a private socket, or another worker answers there.
     """
-    _claim(socket)
+    _claim(socket, shared=bool(set(allowed) - {os.getuid()}))
+    door = Doorkeeper(socket, allowed={os.getuid(), *allowed})
     service = _Service(worker)
     server = grpc.server(ThreadPoolExecutor(max_workers=8, thread_name_prefix="relay"), options=_OPTIONS)
     server.add_generic_rpc_handlers((service,))
-    server.add_insecure_port(f"unix:{socket}")
-    socket.chmod(0o600)
+    server.add_insecure_port(f"unix:{door.private}")
     server.start()
+    door.open()
     log.info("site %s: answering at %s", worker.name, socket)
     try:
         (stop or _set_by_signals()).wait()
     finally:
         server.stop(STOP_GRACE_S).wait()
-        socket.unlink(missing_ok=True)
+        door.close()
     if stop is None and service.busy:
         # Training would keep the process alive for as long as it takes. What a site remembers is written whole or not at all.
         logging.shutdown()
         os._exit(0)
 
 
-def serve_site(config_path: Path, *, socket: Path, state: Path, threads: int | None = None) -> None:
+def serve_site(
+    config_path: Path, *, socket: Path, state: Path, threads: int | None = None, allowed: Collection[int] = ()
+) -> None:
     """Run the worker of the site that ``config_path`` describes; returns after SIGTERM or SIGINT."""
     from client.worker import open_site
 
-    serve(open_site(config_path, state=state, threads=threads), socket)
+    serve(open_site(config_path, state=state, threads=threads), socket, allowed=allowed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -207,23 +212,26 @@ def _set_by_signals() -> Event:
     return stop
 
 
-def _claim(socket: Path) -> None:
-    """Make ``socket`` a free path in a folder that only its owner can enter."""
-    socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if fault := _fault(socket):
+def _claim(socket: Path, *, shared: bool) -> None:
+    """Make ``socket`` a free path in a folder that only its owner can enter or, if ``shared``, change."""
+    socket.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if shared else 0o700)
+    if fault := _fault(socket, shared=shared):
         raise ConfigurationError([fault])
     socket.unlink(missing_ok=True)  # left behind by a worker that was killed
 
 
-def _fault(socket: Path) -> Fault | None:
+def _fault(socket: Path, *, shared: bool) -> Fault | None:
     if len(os.fsencode(socket)) > PATH_LIMIT:
         return Fault(
             "--socket", "", f"a path of {len(os.fsencode(socket))} bytes", f"at most {PATH_LIMIT}", "use a shorter folder"
         )
     folder = socket.parent
     mode = stat.S_IMODE(folder.stat().st_mode)
-    if mode & 0o077:
-        return Fault("--socket", "", f"folder {folder} of mode {mode:o}", "one that only you can enter", f"chmod 700 {folder}")
+    if mode & (0o022 if shared else 0o077):
+        only, remedy = ("change", "go-w") if shared else ("enter", "700")
+        return Fault(
+            "--socket", "", f"folder {folder} of mode {mode:o}", f"one that only you can {only}", f"chmod {remedy} {folder}"
+        )
     if not socket.exists():
         return None
     if not socket.is_socket():

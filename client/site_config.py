@@ -15,7 +15,7 @@ from shared_model import config_file
 from shared_model.config_file import Strict
 from shared_model.disclosure import Rule
 from shared_model.messages import Part
-from shared_model.protocol import Fraction, Positive
+from shared_model.protocol_words import Fraction, Positive
 
 Scalar = str | int | float | bool
 TaskName = Literal["describe", "train", "evaluate", "explain"]

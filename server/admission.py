@@ -5,12 +5,15 @@ from functools import reduce
 
 import numpy as np
 
+from server.assessment_admission import admit_assessment
 from shared_model import messages
 from shared_model.disclosure import Suppression, is_suppressed, performance_on
 from shared_model.errors import FailureCode, MessageError, RefusedError
 from shared_model.messages import DescribeReply, Envelope, EvaluateReply, Failure, Message, Part, Reply, TrainReply
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import PartCounts, Performance
+
+_DECLINED = {FailureCode.BUDGET_EXCEEDED: "its privacy budget does not allow the round"}
 
 
 def admit(envelope: Envelope, *, site: str, attempt: str) -> Message[Reply]:
@@ -29,7 +32,7 @@ def admit(envelope: Envelope, *, site: str, attempt: str) -> Message[Reply]:
     if record.site != site:
         raise RefusedError(FailureCode.MALFORMED_REPLY, f"it says it is from {record.site!r}")
     if isinstance(record, Failure):
-        raise RefusedError(record.code, "the site declined or could not")
+        raise RefusedError(record.code, _DECLINED.get(record.code, "the site declined or could not"))
     if record.attempt != attempt:
         raise RefusedError(FailureCode.STALE_REPLY, "it answers another sending of the request")
     return Message(record, message.vectors, message.masked)
@@ -55,7 +58,9 @@ def admit_description(message: Message[Reply], *, protocol: StudyProtocol) -> De
         counts = record.categories[name].counts
         if len(counts) != len(protocol.variables[name].categories) or min(counts) < 0:
             raise RefusedError(FailureCode.MALFORMED_REPLY, f"counts of {name!r} do not fit its categories")
-    patients = record.parts["train"].patients
+    if record.of != ("tune" if protocol.privacy.dp else "train"):
+        raise RefusedError(FailureCode.MALFORMED_REPLY, f"statistics of {record.of} patients")
+    patients = record.parts[record.of].patients
     observed = [m.count for m in record.moments.values()] + [sum(c.counts) for c in record.categories.values()]
     if any(not 0 <= count <= patients for count in observed) or not all(map(_consistent, record.parts.values())):
         raise RefusedError(FailureCode.WRONG_COUNT, "its counts contradict one another")
@@ -172,8 +177,8 @@ def admit_performance(performance: Performance, *, protocol: StudyProtocol, desc
     """
     histogram, sums = performance.histogram, performance.sums
     bins = protocol.evaluation.histogram_bins
-    if len(histogram.negatives) != bins or len(histogram.positives) != bins:
-        raise RefusedError(FailureCode.MALFORMED_REPLY, f"a histogram without the protocol's {bins} bins")
+    if histogram.bins != bins or not histogram.well_formed:
+        raise RefusedError(FailureCode.MALFORMED_REPLY, f"a histogram that is not on the protocol's {bins} bins")
     if tuple(counts.threshold for counts in performance.thresholds) != protocol.evaluation.thresholds:
         raise RefusedError(FailureCode.MALFORMED_REPLY, "thresholds that are not the protocol's")
     if described.positives is None:
@@ -184,8 +189,10 @@ def admit_performance(performance: Performance, *, protocol: StudyProtocol, desc
     totals = {(sums.count - sums.positives, sums.positives), (sum(histogram.negatives), sum(histogram.positives))}
     totals |= {(t.true_negative + t.false_positive, t.true_positive + t.false_negative) for t in performance.thresholds}
     cells = (*histogram.negatives, *histogram.positives)
-    if totals != {(negatives, described.positives)} or min(cells) < 0:
+    if totals != {(negatives, described.positives)} or min(cells, default=0) < 0:
         raise RefusedError(FailureCode.WRONG_COUNT, "performance of other patients than those described")
+    if performance.assessment is not None:
+        admit_assessment(performance.assessment, protocol=protocol, patients=sums.count, positives=sums.positives)
 
 
 def update_norm(message: Message[Reply]) -> float:

@@ -75,9 +75,10 @@ def _require_known(found: Mapping[str, object], known: Collection[str], what: st
 
 def _check_performance(performance: Performance, *, protocol: StudyProtocol, patients: int) -> None:
     bins = protocol.evaluation.histogram_bins
-    cells = (performance.histogram.negatives, performance.histogram.positives)
-    if any(len(own) != bins or min(own) < 0 for own in cells):
-        raise RefusedError(FailureCode.MALFORMED_REPLY, f"a histogram without the protocol's {bins} bins")
+    histogram = performance.histogram
+    cells = (histogram.negatives, histogram.positives)
+    if histogram.bins != bins or not histogram.well_formed or any(min(own, default=0) < 0 for own in cells):
+        raise RefusedError(FailureCode.MALFORMED_REPLY, f"a histogram that is not on the protocol's {bins} bins")
     if tuple(counts.threshold for counts in performance.thresholds) != protocol.evaluation.thresholds:
         raise RefusedError(FailureCode.MALFORMED_REPLY, "thresholds that are not the protocol's")
     count, positives = performance.sums.count, performance.sums.positives

@@ -218,7 +218,7 @@ def rotate(federation: Federation) -> Validity:
 
 def _renew(federation: Federation) -> Validity:
     certificate, key = authority.issue(
-        federation.settings.hosts, _authority_key(federation), federation.authority, days=SERVER_DAYS
+        federation.settings.hosts, authority_key(federation), federation.authority, days=SERVER_DAYS
     )
     # Key first, under a name of its own: whoever reads between the two writes must not get a pair that does not fit.
     write_durably(federation.server_key.with_suffix(".next"), key, mode=0o600)
@@ -231,7 +231,7 @@ def internal_certificate(federation: Federation) -> tuple[bytes, bytes]:
     """Certificate and key, in PEM, for SuperLink's own address on loopback; valid as long as the authority."""
     root = federation.authority
     days = max((root.not_valid_after_utc - datetime.now(UTC)).days, 1)
-    return authority.issue(("127.0.0.1", "localhost"), _authority_key(federation), root, days=days)
+    return authority.issue(("127.0.0.1", "localhost"), authority_key(federation), root, days=days)
 
 
 def approve(federation: Federation, request_file: Path) -> tuple[SiteRequest, Path]:
@@ -255,7 +255,7 @@ def approve(federation: Federation, request_file: Path) -> tuple[SiteRequest, Pa
             identity_key_sha256=key_sha256(request.identity_key),
             app_sha256=flower_home.app_sha256(),
             issued=now(),
-        ).signed(_authority_key(federation))
+        ).signed(authority_key(federation))
         path = federation.folder / "kits" / f"{request.site}.kit.json"
         write_durably(path, write_json(kit))
     return request, path
@@ -322,7 +322,12 @@ def _make_authority(federation: Federation, name: str) -> list[str]:
     return [f"made a certificate authority, fingerprint {certificates.spoken(certificates.fingerprint(certificate))}"]
 
 
-def _authority_key(federation: Federation) -> ec.EllipticCurvePrivateKey:
+def authority_key(federation: Federation) -> ec.EllipticCurvePrivateKey:
+    """The authority's private key.
+
+    Raises:
+        ConfigurationError: it is missing or damaged.
+    """
     path = federation.folder / "ca" / "root.key"
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)

@@ -8,13 +8,14 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from shared_model import config_file
 from shared_model.config_file import Strict
 from shared_model.protocol_comparators import Comparator
-from shared_model.protocol_design import Fold
+from shared_model.protocol_evaluation import Evaluation
 from shared_model.protocol_privacy import Privacy, conflict
+from shared_model.protocol_words import Fraction, Name, Positive
 from shared_model.variables import Variable
 
 IMAGE_GROUP = "images"
@@ -22,18 +23,6 @@ BMODE = "bmode"
 Encoder = Literal["small", "resnet18", "resnet50", "convnext_tiny", "efficientnet_b0", "vit_b_16"]
 
 Intensity = Literal["none", "range", "gamma", "depth"]
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-
-
-def _identifier(name: str) -> str:
-    if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
-        raise ValueError("letters, digits, '_' and '-' only || rename it")
-    return name
-
-
-Name = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_identifier)]
 
 
 class Study(Strict):
@@ -215,43 +204,6 @@ class Federation(Strict):
     max_update_norm: Positive = 1e3
 
 
-class Evaluation(Strict):
-    """How the model is judged; ``selection`` picks the best round on tuning patients of all sites together.
-
-    ``risk_strata`` are the two probabilities that part low, intermediate and high risk; without them they follow from tuning
-    patients. Sites named ``external`` take no part in training or tuning: all their patients are tested. Under ``fold``, every
-    other site's are split anew.
-    """
-
-    thresholds: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = (0.5,)
-    histogram_bins: int = Field(default=200, ge=10, le=2000)
-    selection: Literal["auc", "log_loss", "brier", "last"] = "auc"
-    patience: int | None = Field(default=None, ge=1)  # stop after so many rounds without a better one
-    risk_strata: tuple[Fraction, Fraction] | None = None
-    external: tuple[Name, ...] = ()
-    fold: Fold | None = None
-
-    @model_validator(mode="after")
-    def _something_to_wait_for(self) -> Self:
-        if self.patience is not None and self.selection == "last":
-            raise ValueError('no patience where selection = "last" || remove patience, or select by "auc"')
-        return self
-
-    @model_validator(mode="after")
-    def _strata_of_bins(self) -> Self:
-        if self.risk_strata is None:
-            return self
-        low, high = self.risk_strata
-        edges = tuple(round(cut * self.histogram_bins) / self.histogram_bins for cut in (low, high))
-        if not 0.0 < low < high < 1.0:
-            raise ValueError("risk_strata are [low, high] with 0 < low < high < 1 || mend the two numbers")
-        if max(abs(cut - edge) for cut, edge in zip((low, high), edges, strict=True)) > 1e-9:
-            raise ValueError(
-                f"risk_strata are edges of the {self.histogram_bins} bins in which scores are counted || use {list(edges)}"
-            )
-        return self
-
-
 class StudyProtocol(Strict):
     """All of a study. See README "Writing a study" for every key."""
 
@@ -301,9 +253,20 @@ class StudyProtocol(Strict):
             raise ValueError('momentum belongs to "sgd" || remove momentum, or use optimizer = "sgd"')
         if "norm" in self.federation.personal and kind == "logistic":
             raise ValueError('the logistic model has no normalisation layers || remove "norm" from personal')
+        self._check_subgroups()
         if problem := conflict(self):
             raise ValueError(problem)
         return self
+
+    def _check_subgroups(self) -> None:
+        for name, subgroup in self.evaluation.subgroups.items():
+            variable = self.variables.get(name)
+            if variable is None:
+                raise ValueError(f'subgroups are of variables, and "{name}" is none || name one of [variables]')
+            if (variable.kind == "numeric") != bool(subgroup.cuts):
+                raise ValueError(
+                    f'cuts make bands of a numeric variable, and "{name}" is {variable.kind} || give or remove cuts'
+                )
 
     @property
     def groups(self) -> tuple[str, ...]:

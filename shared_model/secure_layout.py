@@ -18,7 +18,8 @@ from shared_model import masking
 from shared_model.errors import FailureCode, RefusedError
 from shared_model.masking import Words
 from shared_model.messages import EvaluateRequest, Part, TrainRequest, Vector
-from shared_model.protocol import Evaluation, StudyProtocol
+from shared_model.protocol import StudyProtocol
+from shared_model.protocol_evaluation import Evaluation
 from shared_model.secure_records import session_digest
 from shared_model.summaries import Performance, ScoreHistogram, ScoreSums, ThresholdCounts
 
@@ -180,7 +181,11 @@ def _of_performance(name: str, evaluation: Evaluation) -> tuple[Segment, Segment
 
 def _leaves(template: Any, summary: Any) -> Iterator[tuple[type, float]]:
     kind: Any = type(template)
-    if is_dataclass(template):
+    if isinstance(template, ScoreHistogram):
+        if summary.bins != template.bins:
+            raise RefusedError(FailureCode.WRONG_SHAPE, f"{summary.bins} bins where the protocol asks for {template.bins}")
+        yield from ((int, int(count)) for counts in summary.by_bin for count in counts)
+    elif is_dataclass(template):
         for name in _additive(kind):
             yield from _leaves(getattr(template, name), getattr(summary, name))
         if any(getattr(template, name) != getattr(summary, name) for name in _IDENTITY.get(kind, ())):
@@ -195,6 +200,9 @@ def _leaves(template: Any, summary: Any) -> Iterator[tuple[type, float]]:
 
 
 def _rebuild(template: Any, whole: Iterator[float], other: Iterator[float]) -> Any:
+    if isinstance(template, ScoreHistogram):
+        counts = np.array([int(next(whole)) for _ in range(2 * template.bins)], np.int64)
+        return ScoreHistogram.of_bins(*np.split(counts, 2))
     if is_dataclass(template) and not isinstance(template, type):
         kind: Any = type(template)
         return replace(template, **{name: _rebuild(getattr(template, name), whole, other) for name in _additive(kind)})

@@ -2,6 +2,7 @@
 
 Each summary is a commutative monoid: ``a + b`` is the summary of both groups of patients together, ``zero`` is the
 summary of nobody. So any grouping of sites gives the same pooled answer. Histograms and sums only: no value of one patient.
+Those of a model's scores are in ``histogram``, ``counts`` and ``assessment``, and can be had from here as well.
 """
 
 from collections.abc import Sequence
@@ -10,17 +11,28 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict
 
+from shared_model.assessment import Assessment
+from shared_model.counts import PROBABILITY_FLOOR, ScoreSums, ThresholdCounts
 from shared_model.errors import MessageError
+from shared_model.histogram import ScoreHistogram
+from shared_model.record import Estimate, Record
 
-PROBABILITY_FLOOR = 1e-7  # probabilities are held this far from 0 and 1 before a logarithm is taken
-
-
-class Record:
-    """Base of everything that crosses the network: decoded strictly, no unknown keys, every number finite."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+__all__ = [
+    "PROBABILITY_FLOOR",
+    "Assessment",
+    "CategoryCounts",
+    "CohortFlow",
+    "Estimate",
+    "Moments",
+    "Normalization",
+    "PartCounts",
+    "Performance",
+    "Record",
+    "ScoreHistogram",
+    "ScoreSums",
+    "ThresholdCounts",
+]
 
 
 @dataclass(frozen=True)
@@ -95,145 +107,29 @@ class Normalization(Record):
 
 
 @dataclass(frozen=True)
-class ScoreHistogram(Record):
-    """Patients by predicted probability, per outcome class, on ``bins`` equal bins of [0, 1].
-
-    Attributes:
-        negatives, positives: patients in each bin; the last bin includes 1.0.
-    """
-
-    negatives: tuple[int, ...]
-    positives: tuple[int, ...]
-
-    @classmethod
-    def of(cls, scores: NDArray[np.float64], labels: NDArray[np.float64], *, bins: int) -> Self:
-        """Histogram of ``scores`` float ``[n]`` in 0..1 with ``labels`` ``[n]`` 0 or 1."""
-        index = np.minimum((scores * bins).astype(np.int64), bins - 1)
-        negatives = np.bincount(index[labels == 0], minlength=bins)
-        positives = np.bincount(index[labels == 1], minlength=bins)
-        return cls(tuple(map(int, negatives)), tuple(map(int, positives)))
-
-    @classmethod
-    def zero(cls, bins: int) -> Self:
-        """The histogram of nobody."""
-        return cls((0,) * bins, (0,) * bins)
-
-    def __add__(self, other: Self) -> Self:
-        if len(self.negatives) != len(other.negatives):
-            raise MessageError(f"histograms of {len(self.negatives)} and {len(other.negatives)} bins do not add")
-        return type(self)(
-            tuple(a + b for a, b in zip(self.negatives, other.negatives, strict=True)),
-            tuple(a + b for a, b in zip(self.positives, other.positives, strict=True)),
-        )
-
-
-@dataclass(frozen=True)
-class ThresholdCounts(Record):
-    """The confusion matrix at one threshold: a patient is called positive if the probability is at least it."""
-
-    threshold: float
-    true_positive: int = 0
-    false_positive: int = 0
-    true_negative: int = 0
-    false_negative: int = 0
-
-    @classmethod
-    def of(cls, scores: NDArray[np.float64], labels: NDArray[np.float64], *, threshold: float) -> Self:
-        """Counts of ``scores`` float ``[n]`` with ``labels`` ``[n]`` 0 or 1."""
-        called, positive = scores >= threshold, labels == 1
-        return cls(
-            threshold,
-            true_positive=int(np.sum(called & positive)),
-            false_positive=int(np.sum(called & ~positive)),
-            true_negative=int(np.sum(~called & ~positive)),
-            false_negative=int(np.sum(~called & positive)),
-        )
-
-    def __add__(self, other: Self) -> Self:
-        if self.threshold != other.threshold:
-            raise MessageError(f"confusion matrices at {self.threshold} and {other.threshold} do not add")
-        return type(self)(
-            self.threshold,
-            self.true_positive + other.true_positive,
-            self.false_positive + other.false_positive,
-            self.true_negative + other.true_negative,
-            self.false_negative + other.false_negative,
-        )
-
-
-@dataclass(frozen=True)
-class ScoreSums(Record):
-    """Sums over patients from which Brier score, log loss and calibration-in-the-large (O/E) follow.
-
-    ``log_loss`` sums the negative log likelihood with probabilities held ``PROBABILITY_FLOOR`` away from 0 and 1.
-    """
-
-    count: int = 0
-    positives: int = 0
-    probability: float = 0.0
-    squared_error: float = 0.0
-    log_loss: float = 0.0
-
-    @classmethod
-    def of(cls, scores: NDArray[np.float64], labels: NDArray[np.float64]) -> Self:
-        """Sums of ``scores`` float ``[n]`` in 0..1 with ``labels`` ``[n]`` 0 or 1."""
-        held = np.clip(scores, PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
-        loss = -np.where(labels == 1, np.log(held), np.log1p(-held))
-        return cls(
-            int(scores.size),
-            int(np.sum(labels == 1)),
-            float(scores.sum()),
-            float(np.square(scores - labels).sum()),
-            float(loss.sum()),
-        )
-
-    def __add__(self, other: Self) -> Self:
-        return type(self)(
-            self.count + other.count,
-            self.positives + other.positives,
-            self.probability + other.probability,
-            self.squared_error + other.squared_error,
-            self.log_loss + other.log_loss,
-        )
-
-
-@dataclass(frozen=True)
-class Estimate(Record):
-    """A number with its interval and how it was made; ``None`` bounds where no interval can be had."""
-
-    value: float
-    low: float | None
-    high: float | None
-    method: str
-
-
-@dataclass(frozen=True)
 class Performance(Record):
     """How a model does on one group of patients of one site.
 
-    ``histogram``, ``sums`` and ``thresholds`` add up over sites. ``auc``, ``average_precision`` and the calibration
-    estimates are the site's own exact numbers (they are not additive, and are ``None`` where not estimable).
-    ``calibration_intercept`` is calibration-in-the-large: the slope held at 1, not the intercept fitted beside the slope.
+    ``histogram``, ``sums`` and ``thresholds`` add up over sites. ``auc`` and the ``assessment`` (of the test patients only)
+    are the site's own exact numbers, which do not.
     """
 
     histogram: ScoreHistogram
     sums: ScoreSums
     thresholds: tuple[ThresholdCounts, ...]
     auc: Estimate | None = None
-    average_precision: float | None = None
-    calibration_intercept: Estimate | None = None
-    calibration_slope: Estimate | None = None
+    assessment: Assessment | None = None
 
 
 @dataclass(frozen=True)
 class CohortFlow(Record):
-    """Patients from the export to the tensors; ``excluded`` counts by reason. Images likewise. ``found`` is ``None`` where
-    it was not to be told."""
+    """Patients from the export to the tensors; ``excluded`` counts by reason. Images likewise. What was not to be
+    told is ``None``."""
 
     found: int | None
     excluded: dict[str, int]
-    images_found: int
-    images_unusable: int
+    images_found: int | None
+    images_unusable: int | None
 
 
 @dataclass(frozen=True)

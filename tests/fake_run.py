@@ -1,15 +1,17 @@
 """A finished run with everything that goes wrong in one: a site of each class alone, an empty one, one that dropped out for
 two rounds, one that never answered. Scores are drawn, not trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from client.tasks.assessing import Scored, assess
 from client.tasks.scoring import performance
 from server.records import Arm, RoundRecord, RunRecord, SiteFailure, SiteRound, Traffic
 from shared_model.errors import FailureCode
 from shared_model.messages import DescribeReply, EvaluateReply
 from shared_model.protocol import Evaluation, Federation, Images, Network, Study, StudyProtocol, Training, View
+from shared_model.protocol_evaluation import Subgroup
 from shared_model.summaries import CategoryCounts, CohortFlow, Moments, PartCounts, Performance
 from shared_model.variables import Variable
 
@@ -32,7 +34,13 @@ PROTOCOL = StudyProtocol(
     network=Network(),
     training=Training(epochs=1),
     federation=Federation(rounds=ROUNDS),
-    evaluation=Evaluation(thresholds=(0.2, 0.5), histogram_bins=200),
+    evaluation=Evaluation(
+        thresholds=(0.2, 0.5),
+        prevalences=(0.1, 0.3),
+        subgroups={"sex": Subgroup(), "age": Subgroup(cuts=(45.0, 60.0))},
+        bootstrap=400,
+        histogram_bins=200,
+    ),
 )
 
 
@@ -61,7 +69,8 @@ SILENT = "Univ_Pittsburgh"
 def fake_run() -> tuple[RunRecord, tuple[Arm, ...]]:
     """The record of the run and its comparators; the same on every call."""
     described = {name: _describe(name, hospital, seed) for seed, (name, hospital) in enumerate(HOSPITALS.items())}
-    tested = {name: _score(hospital, seed) for seed, (name, hospital) in enumerate(HOSPITALS.items()) if hospital.patients}
+    tested = {name: _test(hospital, seed) for seed, (name, hospital) in enumerate(HOSPITALS.items()) if hospital.patients}
+    tuned = {name: _tune(hospital, seed) for seed, (name, hospital) in enumerate(HOSPITALS.items()) if hospital.patients}
     record = RunRecord(
         run="20260301-101500-7f3a",
         protocol=PROTOCOL,
@@ -77,7 +86,8 @@ def fake_run() -> tuple[RunRecord, tuple[Arm, ...]]:
         best_round=9,
         stopped="all planned rounds done",
         evaluations={
-            name: EvaluateReply(name, "token", {"test": tested[name]} if name in tested else {}, {}, 0.8) for name in HOSPITALS
+            name: EvaluateReply(name, "token", {"tune": tuned[name], "test": tested[name]} if name in tested else {}, {}, 0.8)
+            for name in HOSPITALS
         },
         failures=(
             SiteFailure(SILENT, "describe", 0, FailureCode.UNREACHABLE, "no answer to any of 2 attempts"),
@@ -95,8 +105,8 @@ def fake_run() -> tuple[RunRecord, tuple[Arm, ...]]:
     return record, _arms(tested)
 
 
-def _score(hospital: Hospital, seed: int, *, skill: float = 1.0) -> Performance:
-    """Test patients, a fifth of the cohort; the same ones for every ``skill``."""
+def _draw(hospital: Hospital, seed: int, *, skill: float = 1.0) -> Scored:
+    """A fifth of the cohort; the same patients for every ``skill``."""
     rng = np.random.default_rng(seed)
     n = hospital.patients // 5
     labels = (np.arange(n) < round(n * hospital.prevalence)).astype(float)
@@ -104,7 +114,32 @@ def _score(hospital: Hospital, seed: int, *, skill: float = 1.0) -> Performance:
     expected = min(max(hospital.prevalence, 0.2), 0.8)
     centre = np.log(expected / (1.0 - expected))
     logit = centre + hospital.shift + 0.8 * noise + hospital.skill * skill * (labels - 0.4)
-    return performance(1.0 / (1.0 + np.exp(-logit)), labels, evaluation=PROTOCOL.evaluation)
+    return Scored(1.0 / (1.0 + np.exp(-logit)), labels)
+
+
+def _tune(hospital: Hospital, seed: int, *, skill: float = 1.0) -> Performance:
+    """Tuning patients, others than the test patients of the same seed."""
+    tune = _draw(hospital, 50 + seed, skill=skill)
+    return performance(tune.scores, tune.labels, evaluation=PROTOCOL.evaluation)
+
+
+def _test(hospital: Hospital, seed: int, *, skill: float = 1.0) -> Performance:
+    """Test patients with everything that a site says of them."""
+    test, tune = _draw(hospital, seed, skill=skill), _draw(hospital, 50 + seed, skill=skill)
+    rng = np.random.default_rng(200 + seed)
+    n = test.labels.size
+    age, male, doppler = rng.normal(46.0, 14.0, n), rng.random(n) < 0.3, rng.random(n) < 0.6
+    levels = {"below 45": age < 45.0, "45 to below 60": (age >= 45.0) & (age < 60.0), "60 and above": age >= 60.0}
+    assessment = assess(
+        test,
+        tune,
+        evaluation=PROTOCOL.evaluation,
+        subgroups={"sex": {"female": ~male, "male": male}, "age": levels},
+        modalities={"bmode": np.full(n, True), "doppler": doppler & (seed % 2 == 1), "clinical": np.full(n, True)},
+        minimum_cell=5,
+        seed=seed,
+    )
+    return replace(performance(test.scores, test.labels, evaluation=PROTOCOL.evaluation), assessment=assessment)
 
 
 def _describe(name: str, hospital: Hospital, seed: int) -> DescribeReply:
@@ -158,7 +193,7 @@ def _round(number: int) -> RoundRecord:
                 steps=12,
                 seconds=2.0 + 0.01 * hospital.patients,
                 update_norm=1.4 / number + 0.1,
-                tune=_score(hospital, 50 + seed, skill=progress),
+                tune=_tune(hospital, seed, skill=progress),
             )
     entering = number - 1
     selection = 0.58 + 0.22 * (1.0 - np.exp(-entering / 4.0)) - 0.02 * max(entering - 9, 0)
@@ -167,7 +202,7 @@ def _round(number: int) -> RoundRecord:
 
 def _arms(tested: dict[str, Performance]) -> tuple[Arm, ...]:
     def at_all_sites(skill: float) -> dict[str, Performance]:
-        return {name: _score(HOSPITALS[name], seed, skill=skill) for seed, name in enumerate(HOSPITALS) if name in tested}
+        return {name: _test(HOSPITALS[name], seed, skill=skill) for seed, name in enumerate(HOSPITALS) if name in tested}
 
     local = [Arm("local", name, at_all_sites(0.35 + 0.4 * HOSPITALS[name].patients / 400)) for name in tested]
     return (*local, Arm("central", None, at_all_sites(1.06)), Arm("logistic", None, at_all_sites(0.7)))

@@ -16,7 +16,7 @@ Bundle = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    for command in (enrol, join):
+    for command in (enrol, join, doctor):
         app.command()(command)
 
 
@@ -87,3 +87,49 @@ def join(
             typer.echo(line)
         joining.join(prepared, stop=stop, tell=typer.echo)
         typer.echo("stopped")
+
+
+def doctor(
+    kit: KitFile,
+    site: Annotated[Path | None, typer.Option(metavar="SITE.toml", help="The hospital's configuration.")] = None,
+    worker: Annotated[Path | None, typer.Option(metavar="SOCKET", help="Where consilium-site worker answers.")] = None,
+    home: HomeFolder = None,
+    ca_bundle: Bundle = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
+) -> None:
+    """Test the way from this hospital's worker to the center: keys, proxy, name, port, TLS, certificate, clock, acceptance,
+    worker, code, disk, GPU; for each what is wrong and how to mend it.
+
+    Exits with 0 if nothing failed (warnings are allowed), and with 2 otherwise.
+
+    Example: consilium-site doctor birch.kit.json --site site.toml --worker /run/consilium/birch.sock
+    """
+    with errors_to_exit_codes():
+        import json
+        from dataclasses import asdict
+
+        from client import joining
+        from client.doctor import doctor_checks
+        from client.enrolment import Home, accept_kit, default_home
+        from client.site_config import read_site
+        from shared_model.enrolment import read_kit
+
+        name = read_site(site).site.name if site else None
+        folder = Home(home or default_home(read_kit(kit).site))
+        accepted, done = accept_kit(folder, kit)
+        if ca_bundle is not None:
+            joining.add_authorities(folder, accepted, ca_bundle)
+        checks = list(doctor_checks(folder, accepted, site=name, worker=worker))
+        ok = all(check.status != "fail" for check in checks)
+        if as_json:
+            typer.echo(json.dumps({"ok": ok, "site": accepted.site, "checks": [asdict(check) for check in checks]}, indent=2))
+        else:
+            for line in done:
+                typer.echo(line)
+            for check in checks:
+                typer.echo(f"{check.status:<5} {check.title}: {check.found}")
+                for problem in check.problems:
+                    typer.echo(f"      - {problem.what}\n        -> {problem.remedy}")
+            typer.echo("This site can join." if ok else "Mend what failed, then give this command again.")
+    if not ok:
+        raise typer.Exit(2)

@@ -30,7 +30,7 @@ from shared_model.messages import (
     TrainReply,
     UnmaskReply,
 )
-from shared_model.summaries import CategoryCounts, CohortFlow, Moments, PartCounts, Performance
+from shared_model.summaries import CategoryCounts, CohortFlow, Moments, PartCounts, Performance, ScoreHistogram, ThresholdCounts
 
 Taken = list[Suppression]
 K = TypeVar("K")
@@ -71,7 +71,7 @@ def _hidden(performances: Mapping[K, Performance]) -> dict[K, Performance]:
 
 def _description(reply: DescribeReply, rule: Rule) -> DescribeReply:
     taken: Taken = []
-    train = reply.parts["train"].patients
+    train = reply.parts[reply.of].patients
     everybody = sum(part.patients for part in reply.parts.values())
     valued = {name: moments.count for name, moments in reply.moments.items()}
     valued |= {name: sum(counts.counts) for name, counts in reply.categories.items()}
@@ -111,8 +111,7 @@ def _flow(flow: CohortFlow, rule: Rule, taken: Taken) -> CohortFlow:
 
 def _part(part: Part, counts: PartCounts, rule: Rule, taken: Taken) -> PartCounts:
     """How many patients train is no property of one of them. How many are positive is a cell, as are the others."""
-    assert counts.positives is not None
-    if not (_small(counts.positives, rule) or _small(counts.patients - counts.positives, rule)):
+    if counts.positives is None or not (_small(counts.positives, rule) or _small(counts.patients - counts.positives, rule)):
         return counts
     taken.append(Suppression(f"positive {part} patients", Why.SMALL_CELL))
     return replace(counts, positives=None)
@@ -177,7 +176,9 @@ def _missing(
     (what is told of training patients would give away the rest)."""
     told: dict[str, int | None] = {}
     for name, missing in reply.missing.items():
-        assert missing is not None
+        if missing is None:
+            told[name] = None
+            continue
         lacking = (train - valued[name], missing - (train - valued[name]))
         having = (valued[name], everybody - missing - valued[name])
         cells = (*lacking, *having, missing, everybody - missing)
@@ -198,7 +199,9 @@ def _modalities(
     }
     told: dict[str, int | None] = {}
     for name, count in reply.modalities.items():
-        assert count is not None
+        if count is None:
+            told[name] = None
+            continue
         small = _small(count, rule) or _small(everybody - count, rule)
         told[name] = None if small or count in hidden else count
         if told[name] is None:
@@ -215,6 +218,7 @@ def _training(reply: TrainReply, rule: Rule) -> TrainReply:
     if tune is not None and (why := why_not(tune, rule)):
         taken.append(Suppression(performance_on("tune"), why))
         tune = None
+    tune = None if tune is None else _coarse(tune, rule, taken, on="tune patients")
     loss = reply.loss
     if loss is not None and reply.patients < rule.minimum_patients:
         taken.append(Suppression("training loss", Why.FEW_PATIENTS))
@@ -236,12 +240,60 @@ def _performances(
         if why := why_not(performance, rule):
             taken.append(Suppression(performance_on(part, personal=personal), why))
         else:
-            yield part, performance
+            yield part, _coarse(performance, rule, taken, on=f"{part} patients")
 
 
 def why_not(performance: Performance, rule: Rule) -> Why | None:
     """Why a performance may not leave; None if it may."""
-    return _few(performance.sums.count, performance.sums.positives, rule)
+    why = _few(performance.sums.count, performance.sums.positives, rule)
+    if why is None and _singles_out(performance.histogram, rule):
+        return Why.ALIKE
+    return why
+
+
+def _singles_out(histogram: ScoreHistogram, rule: Rule) -> bool:
+    """Whether all patients but a few score alike: sums and ranks then tell the outcome of those few. No model that was
+    trained does so, but one that was made to ask about somebody does."""
+    together = [negatives + positives for _, _, negatives, positives in histogram.cells]
+    return _small(sum(together) - max(together, default=0), rule)
+
+
+def _coarse(performance: Performance, rule: Rule, taken: Taken, *, on: str) -> Performance:
+    """``performance`` with a histogram of merged bins, and counts at thresholds between no two of which, nor beyond which,
+    are but a few patients. Where there would be, the counts are those of the threshold before, or of calling nobody."""
+    if rule.minimum_cell == 1:
+        return performance
+    histogram, assessment = performance.histogram.coarsened(rule.minimum_cell), performance.assessment
+    chosen = assessment.thresholds if assessment is not None else ()
+    told = _apart([*performance.thresholds, *(found.counts for found in chosen)], rule)
+    if assessment is not None:
+        rules = tuple(replace(found, counts=told[found.counts.threshold]) for found in chosen)
+        assessment = replace(assessment, thresholds=rules)
+    thresholds = tuple(told[counts.threshold] for counts in performance.thresholds)
+    if thresholds != performance.thresholds or assessment != performance.assessment:
+        taken.append(Suppression(f"counts at some thresholds on {on}", Why.SMALL_CELL))
+    return replace(performance, histogram=histogram, thresholds=thresholds, assessment=assessment)
+
+
+def _apart(thresholds: list[ThresholdCounts], rule: Rule) -> dict[float, ThresholdCounts]:
+    """Counts as they are told, by threshold."""
+    told: dict[float, ThresholdCounts] = {}
+    before: ThresholdCounts | None = None
+    for counts in sorted(thresholds, key=lambda counts: counts.threshold):
+        called = counts.true_positive + counts.false_positive
+        positives = counts.true_positive + counts.false_negative
+        negatives = counts.true_negative + counts.false_positive
+        if before is None:
+            before = ThresholdCounts(counts.threshold, true_positive=positives, false_positive=negatives)
+        between = before.true_positive + before.false_positive - called
+        if _small(between, rule):
+            before = replace(before, threshold=counts.threshold)
+        elif _small(called, rule):
+            before = ThresholdCounts(counts.threshold, true_negative=negatives, false_negative=positives)
+        else:
+            before = counts
+        told[counts.threshold] = before
+    return told
 
 
 def _few(patients: int, positives: int, rule: Rule) -> Why | None:
@@ -260,7 +312,7 @@ def _comparison(reply: CompareReply, rule: Rule) -> CompareReply:
         if why := why_not(performance, rule):
             taken.append(Suppression(f"performance of {name}", why))
         else:
-            performances[name] = performance
+            performances[name] = _coarse(performance, rule, taken, on=name)
     for name, pair in reply.comparisons.items():
         if why := _few(pair.patients, pair.positives, rule):
             taken.append(Suppression(f"comparison with {name}", why))

@@ -34,7 +34,7 @@ from shared_model import config_file
 from shared_model.config_file import Strict
 from shared_model.durable import sync_directory, write_durably
 from shared_model.errors import ConfigurationError, FailureCode, Fault, RefusedError
-from shared_model.protocol import Name
+from shared_model.protocol_words import Name
 
 
 class Identity:

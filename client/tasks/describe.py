@@ -1,15 +1,23 @@
 """``describe``: counts and moments of the cohort, from which the center derives normalisation and who takes part."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from client.cohort.tensors import CohortTensors
-from shared_model.inputs import ABSENT, categorical_names, numeric_names
-from shared_model.messages import Part
+from client.tasks import groups
+from shared_model.disclosure import Suppression, Why
+from shared_model.inputs import categorical_names, numeric_names
+from shared_model.messages import DescribeReply, Part
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import CategoryCounts, Moments, PartCounts
+
+
+def described_part(protocol: StudyProtocol) -> Part:
+    """The part whose patients moments and category counts are of: with differential privacy the tuning patients, for those
+    that train are protected, and unprotected statistics of them would undo it."""
+    return "tune" if protocol.privacy.dp else "train"
 
 
 def moments_and_counts(
@@ -32,6 +40,20 @@ def moments_and_counts(
     return moments, counts
 
 
+def protecting_training_patients(reply: DescribeReply) -> DescribeReply:
+    """``reply`` without what depends on a training patient's data: only how many they are is told."""
+    withheld = ["positive train patients", "images", *(f"patients without {name}" for name in reply.missing)]
+    withheld += [f"patients with {name}" for name in reply.modalities]
+    return replace(
+        reply,
+        flow=replace(reply.flow, images_found=None, images_unusable=None),
+        parts={part: replace(counts, positives=None) if part == "train" else counts for part, counts in reply.parts.items()},
+        missing=dict.fromkeys(reply.missing),
+        modalities=dict.fromkeys(reply.modalities),
+        suppressed=(*reply.suppressed, *(Suppression(what, Why.PRIVATE) for what in withheld)),
+    )
+
+
 def part_counts(tensors: CohortTensors, parts: Mapping[Part, Tensor]) -> dict[Part, PartCounts]:
     """Patients and positives of each part."""
     labels = tensors.label.cpu()
@@ -40,23 +62,9 @@ def part_counts(tensors: CohortTensors, parts: Mapping[Part, Tensor]) -> dict[Pa
 
 def missing_counts(tensors: CohortTensors, protocol: StudyProtocol) -> dict[str, int | None]:
     """Patients without a value, by variable."""
-    absent = {name: ~tensors.numeric_present[:, column] for column, name in enumerate(numeric_names(protocol))}
-    absent |= {name: tensors.categorical[:, column] == ABSENT for column, name in enumerate(categorical_names(protocol))}
-    return {name: int(absent[name].sum()) for name in protocol.variables}
+    return {name: int((~present).sum()) for name, present in groups.variables_present(tensors, protocol).items()}
 
 
 def modality_counts(tensors: CohortTensors, protocol: StudyProtocol) -> dict[str, int | None]:
     """Patients with at least one image or one value of each modality."""
-    patients = len(tensors)
-    counts: dict[str, int | None] = {}
-    if protocol.images:
-        modality_of_view = [view.modality for view in protocol.images.views.values()]
-        for modality in protocol.images.modalities:
-            codes = torch.tensor([i for i, name in enumerate(modality_of_view) if name == modality])
-            counts[modality] = int(torch.isin(tensors.views.cpu(), codes).any(dim=1).sum())
-    names = {name: tensors.numeric_present[:, column].cpu() for column, name in enumerate(numeric_names(protocol))}
-    names |= {name: tensors.categorical[:, column].cpu() != ABSENT for column, name in enumerate(categorical_names(protocol))}
-    for group in protocol.groups:
-        members = [present for name, present in names.items() if protocol.variables[name].group == group]
-        counts[group] = int(torch.stack(members).any(dim=0).sum()) if patients else 0
-    return counts
+    return {name: int(present.sum()) for name, present in groups.modalities(tensors, protocol).items()}

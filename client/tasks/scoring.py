@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from shared_model import metrics
 from shared_model.errors import FailureCode, RefusedError
-from shared_model.protocol import Evaluation
+from shared_model.protocol_evaluation import Evaluation
 from shared_model.summaries import Performance, ScoreHistogram, ScoreSums, ThresholdCounts
 
 
@@ -25,7 +25,4 @@ def performance(scores: NDArray[np.float64], labels: NDArray[np.float64], *, eva
         sums=ScoreSums.of(scores, labels),
         thresholds=tuple(ThresholdCounts.of(scores, labels, threshold=threshold) for threshold in evaluation.thresholds),
         auc=metrics.auc_interval(scores, labels),
-        average_precision=metrics.average_precision(scores, labels),
-        calibration_intercept=metrics.calibration_in_the_large(scores, labels),
-        calibration_slope=metrics.calibration_slope(scores, labels),
     )

@@ -53,7 +53,12 @@ def _course(document: Json) -> Json:
 
 def _cohorts(document: Json) -> Json:
     with_images = any(site["cohort"] and site["cohort"]["images_found"] for site in document["sites"].values())
-    return {"variables": _variables(document), "with_images": with_images}
+    protected = any(site["privacy"] for site in document["sites"].values())
+    return {"variables": _variables(document), "with_images": with_images, "protected": protected}
+
+
+def _privacy(document: Json) -> Json:
+    return {"stated": {name: site["privacy"] for name, site in document["sites"].items() if site["privacy"]}}
 
 
 SECTIONS = (
@@ -63,6 +68,7 @@ SECTIONS = (
     Section("comparison", "Does joining help?", _comparison),
     Section("thresholds", "At each threshold, all sites together"),
     Section("course", "How the training went", _course),
+    Section("privacy", "What the study has cost the patients' privacy", _privacy),
     Section("cohorts", "The cohorts", _cohorts),
     Section("methods", "Methods", lambda document: {"methods": methods(document)}),
     Section("limits", "Limits", lambda document: {"limits": limits(document)}),

@@ -188,7 +188,7 @@ def _calibration(document: Json) -> str:
 
 
 def _at_threshold(document: Json) -> str:
-    row = next(iter(document["pooled"]["metrics"]["thresholds"]), None)
+    row = next(iter(document["pooled"]["thresholds"]), None)
     if row is None or row["sensitivity"] is None or row["specificity"] is None:
         return ""
     return (

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from server.records import Arm, RoundRecord, RunRecord
-from server.results import privacy, scored
+from server.results import heterogeneity, privacy, scored
 from shared_model import metrics
 from shared_model.disclosure import performance_on
 from shared_model.messages import DescribeReply
 from shared_model.protocol import StudyProtocol
+from shared_model.protocol_evaluation import Evaluation
 from shared_model.summaries import CategoryCounts, Moments, Performance, ScoreHistogram, ScoreSums, ThresholdCounts
 
 Json = dict[str, Any]
@@ -20,20 +22,24 @@ SEQUENTIAL_ENGINE = "in-process"  # its sites compute one after another
 def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
     """The document of ``schema.json``; ``arms`` are the comparators of a simulation with baselines."""
     tested = {name: reply.parts["test"] for name, reply in record.evaluations.items() if "test" in reply.parts}
-    together = record.summed.get("test") or metrics.pool(tested.values())
-    pooled = scored.over_sites(list(tested.values()), together=together)
+    scorer = _Scorer(record.protocol.evaluation, _common_thresholds(record))
+    pooled = scorer.over_sites(list(tested.values()), together=record.summed.get("test"))
+    sites = {name: _site(name, record, arms, scorer) for name in record.enrolled}
     document: Json = {
         "schema_version": SCHEMA_VERSION,
         "study": _study(record.protocol),
         "protocol": record.protocol.model_dump(mode="json"),
         "run": _run(record),
-        "sites": {name: _site(name, record, arms) for name in record.enrolled},
-        "pooled": {**pooled, "roc": scored.roc_curve(together)},
+        "sites": sites,
+        "pooled": pooled,
+        "heterogeneity": heterogeneity.heterogeneity(sites),
+        "site_pairs": heterogeneity.site_pairs(sites),
+        "ranking": heterogeneity.ranking(sites),
     }
     for kind in ("central", "logistic"):
         for arm in arms:
             if arm.kind == kind:
-                document[kind] = scored.over_sites(list(arm.test.values()))
+                document[kind] = scorer.over_sites(list(arm.test.values()))
                 document[f"federated_vs_{kind}"] = scored.difference(pooled, document[kind])
     return {
         **document,
@@ -42,6 +48,27 @@ def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
         "timing": _timing(record),
         "traffic": {"bytes_down": record.traffic.bytes_down, "bytes_up": record.traffic.bytes_up},
     }
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """``scored`` with what is the same for every model of a run."""
+
+    evaluation: Evaluation
+    common: Mapping[str, float]
+
+    def at_site(self, performance: Performance, *, absence: str = "no test patients") -> Json:
+        return scored.at_site(performance, evaluation=self.evaluation, common=self.common, absence=absence)
+
+    def over_sites(self, performances: Sequence[Performance], *, together: Performance | None = None) -> Json:
+        return scored.over_sites(performances, evaluation=self.evaluation, common=self.common, together=together)
+
+
+def _common_thresholds(record: RunRecord) -> dict[str, float]:
+    """Thresholds chosen by rule on the tuning patients of all sites together."""
+    tuning = [reply.parts["tune"] for reply in record.evaluations.values() if "tune" in reply.parts]
+    together = record.summed.get("tune") or metrics.pool(tuning)
+    return metrics.thresholds_by_rule(together.histogram, record.protocol.evaluation.sensitivities)
 
 
 def _study(protocol: StudyProtocol) -> Json:
@@ -62,6 +89,8 @@ def _study(protocol: StudyProtocol) -> Json:
         "selection": evaluation.selection,
         "histogram_bins": evaluation.histogram_bins,
         "thresholds": list(evaluation.thresholds),
+        "prevalences": list(evaluation.prevalences),
+        "bootstrap": evaluation.bootstrap,
     }
 
 
@@ -80,11 +109,11 @@ def _run(record: RunRecord) -> Json:
     }
 
 
-def _site(name: str, record: RunRecord, arms: Sequence[Arm]) -> Json:
+def _site(name: str, record: RunRecord, arms: Sequence[Arm], scorer: _Scorer) -> Json:
     description, reply = record.descriptions.get(name), record.evaluations.get(name)
     test = reply.parts.get("test") if reply else None
     absence = _absence(name, record)
-    result = scored.at_site(test or _nobody(record.protocol), absence=absence)
+    result = scorer.at_site(test or _nobody(record.protocol), absence=absence)
     site: Json = {
         "n": _of_parts(description, "patients"),
         "events": _of_parts(description, "positives"),
@@ -95,19 +124,20 @@ def _site(name: str, record: RunRecord, arms: Sequence[Arm]) -> Json:
             for failure in record.failures
             if failure.site == name
         ],
-        "suppressed": _suppressed(name, record),
-        "metrics": result["metrics"],
-        "not_estimable": result["not_estimable"],
-        "roc": scored.roc_curve(test) if test else None,
+        "privacy": privacy.differential(name, record),
+        "patients_tested": result["patients"],
+        "events_tested": result["events"],
+        **{key: value for key, value in result.items() if key not in {"patients", "events"}},
+        "suppressed": [*_suppressed(name, record), *result["suppressed"]],
     }
     if reply and "test" in reply.personal:
-        site["personal"] = scored.at_site(reply.personal["test"])
+        site["personal"] = scorer.at_site(reply.personal["test"])
     for arm in arms:
         if arm.kind == "local" and arm.site == name:
-            own = scored.at_site(arm.test.get(name, _nobody(record.protocol)), absence=absence)
-            site["local_only"] = {**own, "pooled": scored.over_sites(list(arm.test.values()))}
+            own = scorer.at_site(arm.test.get(name, _nobody(record.protocol)), absence=absence)
+            site["local_only"] = {**own, "pooled": scorer.over_sites(list(arm.test.values()))}
         elif arm.kind != "local" and name in arm.test:
-            site[arm.kind] = scored.at_site(arm.test[name])
+            site[arm.kind] = scorer.at_site(arm.test[name])
     return site
 
 

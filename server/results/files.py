@@ -13,8 +13,7 @@ from shared_model.durable import write_durably
 
 Json = dict[str, Any]
 
-_PLAIN = ("average_precision", "brier", "scaled_brier", "log_loss")
-_INTERVALS = ("auc", "oe_ratio", "calibration_intercept", "calibration_slope")
+_PRESET = "preset"
 _RATES = ("sensitivity", "specificity", "ppv", "npv", "accuracy")
 _ARMS = ("local_only", "central", "logistic")
 
@@ -56,7 +55,7 @@ def _site_row(name: str, site: Json) -> Json:
         **{f"events_{part}": site["events"] and site["events"][part] for part in parts},
         "rounds": len(site["participated"]),
         "failures": len(site["failures"]),
-        **_metric_cells(site["metrics"]),
+        **_metric_cells(site),
         **{f"{arm}_auc": _value(site[arm]["metrics"]["auc"]) for arm in _ARMS if arm in site},
         "not_estimable": "; ".join(f"{item['metric']}: {item['why']}" for item in site["not_estimable"]),
     }
@@ -70,20 +69,20 @@ def _pooled_row(document: Json) -> Json:
         "patients_test": pooled["patients"],
         "events_test": pooled["events"],
         "rounds": document["run"]["rounds"],
-        **_metric_cells(pooled["metrics"]),
+        **_metric_cells(pooled),
         "auc_error_bound": pooled["metrics"]["auc"] and pooled["metrics"]["auc"]["error_bound"],
         **{f"{arm}_auc": _value(document[arm]["metrics"]["auc"]) for arm in ("central", "logistic") if arm in document},
         "not_estimable": "; ".join(f"{item['metric']}: {item['why']}" for item in pooled["not_estimable"]),
     }
 
 
-def _metric_cells(numbers: Json) -> Json:
+def _metric_cells(block: Json) -> Json:
     cells: Json = {}
-    for name in _INTERVALS:
-        if name in numbers:
-            cells |= _with_interval(name, numbers[name])
-    cells |= {name: numbers[name] for name in _PLAIN if name in numbers}
-    for row in numbers["thresholds"]:
+    for name, number in block["metrics"].items():
+        cells |= _with_interval(name, number)
+    for row in block["thresholds"]:
+        if row["rule"] != _PRESET:
+            continue
         place = f"at_{row['threshold']:g}"
         for name in _RATES:
             cells |= _with_interval(f"{name}_{place}", row[name])

@@ -23,7 +23,7 @@ from shared_model.summaries import (
 TASK = Task(run="r", site="north", round=3, attempt="a" * 32, protocol_json="{}", seed=1)
 REQUEST = TrainRequest(TASK, "0" * 64, Normalization((1.0,), (2.0,), ((0.25, 0.75),)), basis=2, keep=(1,))
 TUNE = Performance(
-    ScoreHistogram((1, 0), (0, 2)),
+    ScoreHistogram(2, (0, 1), (1, 2), (1, 0), (0, 2)),
     ScoreSums(3, 2, 1.5, 0.25, 0.125),
     (ThresholdCounts(0.5, 1, 0, 1, 1),),
     auc=Estimate(0.75, None, None, "DeLong"),

@@ -18,7 +18,7 @@ from sklearn.metrics import (
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from shared_model import metrics
-from shared_model.protocol import Evaluation
+from shared_model.protocol_evaluation import Evaluation
 from shared_model.summaries import Performance, ScoreHistogram, ScoreSums, ThresholdCounts
 
 # aSAH of the R package pROC (113 patients, data/aSAH.RData), as ranks: its tests/testthat/helper-deLongPlacementsCpp-expected.R
@@ -176,7 +176,9 @@ class TestHistogramAuc:
         estimate = metrics.histogram_auc_interval(histogram)
         assert (estimate.low, estimate.high) == (0.0, 1.0)
 
-    @pytest.mark.parametrize("histogram", [ScoreHistogram.zero(10), ScoreHistogram((), ()), ScoreHistogram((1, 2), (0, 0))])
+    @pytest.mark.parametrize(
+        "histogram", [ScoreHistogram.zero(10), ScoreHistogram.zero(0), ScoreHistogram(2, (0, 1), (1, 2), (1, 2), (0, 0))]
+    )
     def test_of_one_class_is_not_estimable(self, histogram):
         assert metrics.histogram_auc(histogram) is None
         assert metrics.histogram_auc_interval(histogram) is None

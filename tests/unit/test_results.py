@@ -12,6 +12,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import server.results
+from client.tasks.assessing import Scored, assess
+from client.tasks.evaluate import NOBODY
 from client.tasks.scoring import performance
 from server.records import Arm, SiteFailure, Traffic
 from server.results import assemble, write_results
@@ -30,21 +32,32 @@ def check(document):
     return document
 
 
-def nulls(numbers):
+def nulls(block):
     """Names of the numbers that are null, those at a threshold with their place."""
-    found = {name for name, value in numbers.items() if value is None}
-    return found | {
-        f"{name} at {row['threshold']:g}" for row in numbers["thresholds"] for name, value in row.items() if value is None
-    }
+    found = {name for name, value in block["metrics"].items() if value is None}
+    for row in block["thresholds"]:
+        place = f" at {row['threshold']:g}" if row["rule"] == "preset" else f" at {row['rule']} ({row['chosen_on']})"
+        found |= {name + place for name, value in row.items() if value is None}
+        found |= {
+            f"{name}{place} and prevalence {restated['prevalence']:g}"
+            for name in ("ppv_at", "npv_at")
+            for restated in row[name]
+            if restated["value"] is None
+        }
+    return found
+
+
+def in_full(scores, labels):
+    """What a site says of test patients, without tuning patients."""
+    assessment = assess(
+        Scored(scores, labels), NOBODY, evaluation=PROTOCOL.evaluation, subgroups={}, modalities={}, minimum_cell=1, seed=0
+    )
+    return replace(performance(scores, labels, evaluation=PROTOCOL.evaluation), assessment=assessment)
 
 
 def with_test_scores(record, scored):
     """``record`` with test results of (scores, labels) at some sites, and nothing elsewhere."""
-    evaluation = PROTOCOL.evaluation
-    replies = {
-        name: EvaluateReply(name, "t", {"test": performance(*both, evaluation=evaluation)}, {}, 0.1)
-        for name, both in scored.items()
-    }
+    replies = {name: EvaluateReply(name, "t", {"test": in_full(*both)}, {}, 0.1) for name, both in scored.items()}
     return replace(record, evaluations=replies)
 
 
@@ -92,7 +105,7 @@ def test_every_null_says_why(document):
     blocks = [document["pooled"], document["central"], *document["sites"].values()]
     blocks += [site["local_only"] for site in document["sites"].values() if "local_only" in site]
     for block in blocks:
-        assert {item["metric"] for item in block["not_estimable"]} == nulls(block["metrics"])
+        assert {item["metric"] for item in block["not_estimable"]} == nulls(block)
         assert all(item["why"] for item in block["not_estimable"])
 
 
@@ -115,7 +128,7 @@ def test_one_event_is_named(run):
     document = check(assemble(with_test_scores(run[0], {"Johns_Hopkins": (scores, labels)})))
     site = document["sites"]["Johns_Hopkins"]
     assert {item["metric"]: item["why"] for item in site["not_estimable"]}["auc"] == "1 event"
-    assert site["metrics"]["average_precision"] == 1.0
+    assert site["metrics"]["average_precision"]["value"] == 1.0
 
 
 def test_a_score_that_calls_nobody_positive_has_no_predictive_value(run):
@@ -136,7 +149,7 @@ def test_pooled_auc_is_that_of_all_patients_together_within_its_bound(run):
     auc = pooled["metrics"]["auc"]
     assert abs(auc["value"] - roc_auc_score(labels, scores)) <= auc["error_bound"] < 0.01
     assert auc["low"] < auc["value"] < auc["high"]
-    assert pooled["metrics"]["brier"] == pytest.approx(np.mean((scores - labels) ** 2))
+    assert pooled["metrics"]["brier"]["value"] == pytest.approx(np.mean((scores - labels) ** 2))
     assert (pooled["patients"], pooled["events"], pooled["sites"]) == (180, labels.sum(), 3)
 
 
@@ -168,9 +181,12 @@ def test_comparators_are_beside_the_federated_model(run, document):
     assert difference["value"] == pytest.approx(
         document["pooled"]["metrics"]["auc"]["value"] - document["central"]["metrics"]["auc"]["value"]
     )
-    assert document["federated_vs_central"]["brier"] == pytest.approx(
-        document["pooled"]["metrics"]["brier"] - document["central"]["metrics"]["brier"]
-    )
+    assert document["federated_vs_central"]["brier"] == {
+        "value": pytest.approx(
+            document["pooled"]["metrics"]["brier"]["value"] - document["central"]["metrics"]["brier"]["value"]
+        ),
+        "error_bound": 0.0,
+    }
 
 
 def test_comparator_without_the_site_has_nothing_to_say_there(run):
@@ -229,9 +245,9 @@ def test_table_has_a_row_a_site_and_one_for_all(document):
     rows = list(csv.DictReader(io.StringIO(per_site_csv(document))))
     assert [row["name"] for row in rows] == [*document["sites"], "all sites"]
     by_name = {row["name"]: row for row in rows}
-    site = document["sites"]["Iran_Hamadan_UCI"]["metrics"]
+    site, row = document["sites"]["Iran_Hamadan_UCI"]["metrics"], document["sites"]["Iran_Hamadan_UCI"]["thresholds"][0]
     assert float(by_name["Iran_Hamadan_UCI"]["auc"]) == site["auc"]["value"]
-    assert float(by_name["Iran_Hamadan_UCI"]["sensitivity_at_0.2_low"]) == site["thresholds"][0]["sensitivity"]["low"]
+    assert float(by_name["Iran_Hamadan_UCI"]["sensitivity_at_0.2_low"]) == row["sensitivity"]["low"]
     assert by_name["Johns_Hopkins"]["auc"] == ""
     assert "auc: no events" in by_name["Johns_Hopkins"]["not_estimable"]
     assert by_name[SILENT]["patients_test"] == ""

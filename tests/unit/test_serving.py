@@ -5,6 +5,7 @@ import stat
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -271,3 +272,59 @@ def test_a_stale_socket_is_replaced(socket):
         left_behind.bind(str(socket))
     with serving_at(socket, Echo()):
         wait_for(lambda: is_answering(socket))
+
+
+CLIENT = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from client import serving
+os.setuid(int(sys.argv[2]))
+try:
+    print(serving.RemoteWorker(Path(sys.argv[1]), timeout_s=10.0).name)
+except ConnectionError:
+    print("refused")
+"""
+NOBODY = 65534
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(("allowed", "told"), [((), "refused"), ((1234,), "refused"), ((NOBODY,), "north")])
+def test_the_kernel_tells_which_user_asks(allowed, told):
+    with tempfile.TemporaryDirectory(prefix="c-") as place:
+        folder = Path(place) / "run"
+        folder.mkdir(mode=0o755 if allowed else 0o700)
+        folder.parent.chmod(0o755)
+        stop, socket = threading.Event(), folder / "w.sock"
+        thread = threading.Thread(target=serving.serve, args=(Echo(), socket), kwargs={"stop": stop, "allowed": allowed})
+        thread.start()
+        wait_for(socket.is_socket)
+        folder.chmod(0o755)
+        if not allowed:
+            socket.chmod(0o666)  # even so: the door does not rely on permissions
+        asked = subprocess.run(
+            [sys.executable, "-c", CLIENT, str(socket), str(NOBODY), str(ROOT)], capture_output=True, text=True, check=True
+        )
+        stop.set()
+        thread.join(20)
+        assert asked.stdout.strip() == told, asked.stderr
+        assert not socket.exists()
+
+
+def test_a_shared_folder_must_not_be_open_to_changes_by_others(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(ConfigurationError, match="one that only you can change"):
+        serving.serve(Echo(), folder / "w.sock", allowed=(NOBODY,))
+
+
+def test_the_relay_needs_neither_torch_nor_pandas_nor_the_cohort():
+    code = """
+import sys
+import client.app
+heavy = {"torch", "pandas", "sklearn", "scipy", "pydicom", "PIL", "client.cohort", "client.worker", "client.training"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"

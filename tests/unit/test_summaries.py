@@ -21,10 +21,22 @@ WHOLE = st.integers(-(2**20), 2**20).map(float)  # sums of these are exact, so t
 COUNT = st.integers(0, 10_000)
 COUNTS = st.tuples(COUNT, COUNT, COUNT)
 
+
+@st.composite
+def histograms(draw: st.DrawFn, *, bins: int) -> ScoreHistogram:
+    """Of scores with ties and edges among them, fine or merged."""
+    n = draw(st.integers(0, 25))
+    score = st.one_of(st.sampled_from([0.0, 1 / bins, 0.5, 1.0]), st.floats(0.0, 1.0))
+    scores, labels = draw(arrays(float, n, elements=score)), draw(arrays(float, n, elements=st.sampled_from([0.0, 1.0])))
+    histogram = ScoreHistogram.of(scores, labels, bins=bins)
+    minimum = draw(st.integers(0, 6))
+    return histogram.coarsened(minimum) if minimum else histogram
+
+
 KINDS = {
     "moments": (st.builds(Moments, COUNT, WHOLE, WHOLE), Moments()),
     "categories": (st.builds(CategoryCounts, COUNTS), CategoryCounts((0, 0, 0))),
-    "histogram": (st.builds(ScoreHistogram, COUNTS, COUNTS), ScoreHistogram.zero(3)),
+    "histogram": (histograms(bins=6), ScoreHistogram.zero(6)),
     "thresholds": (st.builds(ThresholdCounts, st.just(0.5), COUNT, COUNT, COUNT, COUNT), ThresholdCounts(0.5)),
     "sums": (st.builds(ScoreSums, COUNT, COUNT, WHOLE, WHOLE, WHOLE), ScoreSums()),
     "parts": (st.builds(PartCounts, COUNT, COUNT), PartCounts(0, 0)),
@@ -54,8 +66,11 @@ def test_histogram_counts_everybody_once_and_keeps_one_in_the_last_bin():
     scores = np.array([0.0, 0.0999, 0.1, 0.55, 1.0, 1.0])
     labels = np.array([0.0, 1.0, 0.0, 1.0, 0.0, 1.0])
     histogram = ScoreHistogram.of(scores, labels, bins=10)
-    assert histogram.negatives == (1, 1, 0, 0, 0, 0, 0, 0, 0, 1)
-    assert histogram.positives == (1, 0, 0, 0, 0, 1, 0, 0, 0, 1)
+    negatives, positives = histogram.by_bin
+    assert negatives.tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0, 1]
+    assert positives.tolist() == [1, 0, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert histogram.cells == [(0, 1, 1, 1), (1, 2, 1, 0), (5, 6, 0, 1), (9, 10, 1, 1)]
+    assert ScoreHistogram.of_bins(negatives, positives) == histogram
 
 
 def test_nobody_gives_the_zero():
