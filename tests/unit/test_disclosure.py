@@ -188,7 +188,8 @@ def test_a_study_of_small_sites_trains_and_says_what_was_left_out(tmp_path: Path
     assert all(tuple(row.sites) == ("large", "rare", "scanner") for row in record.rounds)
     assert {name for name, reply in record.evaluations.items() if "test" in reply.parts} == {"large"}
     document = assemble(record)
-    assert document["sites"]["large"]["suppressed"] == []
+    of_large = {item["what"] for item in document["sites"]["large"]["suppressed"]}
+    assert of_large <= {f"counts at some thresholds on {part} patients" for part in ("tune", "test")}
     said = {item["what"]: item["why"] for item in document["sites"]["scanner"]["suppressed"]}
     assert said["performance on test patients"] == Why.FEW_PATIENTS.value
     assert said["training loss"] == Why.FEW_PATIENTS.value
