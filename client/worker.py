@@ -178,6 +178,7 @@ class Worker:
     def _train(
         self, bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector], *, state: SiteState, started: float
     ) -> Message[AnyRecord]:
+        self._gate.admit_training(len(bench.parts["train"]), bench.protocol)
         private: PrivateRound | None = None
         if bench.protocol.privacy.dp is not None:
             private = self._train_privately(bench, request, vectors, state=state, started=started)

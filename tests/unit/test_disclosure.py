@@ -182,7 +182,7 @@ def test_a_study_of_small_sites_trains_and_says_what_was_left_out(tmp_path: Path
         "scanner": worker("scanner", tmp_path / "s", patients=14, policy=shipped),
         "rare": worker("rare", tmp_path / "s", patients=60, positives=0.06, policy=shipped),
     }
-    conduct(Loopback(sites), start(tmp_path, protocol(), tuple(sorted(sites))))
+    conduct(Loopback(sites), start(tmp_path, protocol(training={"epochs": 2}), tuple(sorted(sites))))
     record = finished(tmp_path)
     assert record.failures == ()
     assert all(tuple(row.sites) == ("large", "rare", "scanner") for row in record.rounds)
