@@ -13,9 +13,11 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
+from torch import Tensor
 
 from client.cohort import StudyPatients, designed, load_cohort, pool
 from client.cohort.pseudonyms import site_pseudonyms
+from client.explaining.budget import charge_explanation
 from client.governance import disclosure
 from client.governance.approval import Approvals
 from client.governance.audit import AuditLog
@@ -29,6 +31,7 @@ from client.state import SiteState, lasting
 from client.tasks import describe
 from client.tasks.compare import compare
 from client.tasks.evaluate import evaluate
+from client.tasks.explain import explain, looks_at_pictures, with_outlines
 from client.tasks.masked import NO_FILES, Asked, IdentityFiles, MaskedReplies
 from client.tasks.private_round import PrivateRound, train_within_budget, with_privacy
 from client.tasks.train import train
@@ -44,6 +47,8 @@ from shared_model.messages import (
     Envelope,
     EvaluateReply,
     EvaluateRequest,
+    ExplainReply,
+    ExplainRequest,
     Failure,
     Message,
     PatientRequest,
@@ -174,6 +179,36 @@ class Worker:
             case CompareRequest():
                 found = compare(self.cohort(bench.protocol), request, bench.protocol, directory=self._of_run)
                 return Message(CompareReply(self.name, task.attempt, **vars(found), seconds=perf_counter() - started))
+
+            case ExplainRequest():
+                outlines = None if request.brief else self._outlines(bench)
+                summary = explain(bench, request, vectors, state=state, outlines=outlines)
+                private = bench.protocol.explanation is not None and bench.protocol.explanation.epsilon is not None
+                if private:
+                    ledger, patients = (
+                        Ledger(lasting(self._state, self.name), policy=self.policy),
+                        self.cohort(bench.protocol).members,
+                    )
+                    charge_explanation(
+                        summary, bench.protocol, ledger=ledger, run=task.run, model=task.round, patients=patients
+                    )
+                seconds = perf_counter() - started
+                return Message(ExplainReply(self.name, task.attempt, summary, seconds=seconds, private=private))
+
+    def _outlines(self, bench: Workbench) -> Tensor | None:
+        """Lesions in the stored pictures, uint8 ``[M, H, W]``, as the site's masks and boxes say; None if there are none.
+
+        They are read for explanations only, for which no network need see them.
+        """
+        images = bench.protocol.images
+        if images is None or not looks_at_pictures(bench):
+            return None
+        if images.lesion_mask:
+            return bench.tensors.images[:, 1]
+        read = self._load(with_outlines(bench.protocol)).tensors
+        if not torch.equal(read.slots, bench.tensors.slots.cpu()):
+            return None  # a mask that cannot be read makes a picture unusable
+        return read.images[:, 1] if read.images[:, 1].any() else None
 
     def _train(
         self, bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector], *, state: SiteState, started: float

@@ -25,7 +25,7 @@ from shared_model import config_file
 from shared_model.audit import Head
 from shared_model.durable import sync_directory, write_durably
 from shared_model.errors import StudyError
-from shared_model.messages import CompareReply, DescribeReply, EvaluateReply, Vector
+from shared_model.messages import CompareReply, DescribeReply, EvaluateReply, ExplainReply, Vector
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import Normalization, Performance
 
@@ -36,6 +36,8 @@ CREATE TABLE IF NOT EXISTS fact (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS description (site TEXT PRIMARY KEY, reply TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS round (round INTEGER PRIMARY KEY, record TEXT NOT NULL, sha256 TEXT NOT NULL, parent TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS evaluation (model INTEGER, site TEXT, reply TEXT NOT NULL, PRIMARY KEY (model, site));
+CREATE TABLE IF NOT EXISTS explanation (model INTEGER, brief INTEGER, site TEXT, reply TEXT NOT NULL,
+    PRIMARY KEY (model, brief, site));
 CREATE TABLE IF NOT EXISTS comparison (site TEXT PRIMARY KEY, reply TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS failure (id INTEGER PRIMARY KEY, round INTEGER NOT NULL, record TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS phase (name TEXT PRIMARY KEY, seconds REAL NOT NULL);
@@ -45,6 +47,7 @@ CREATE TABLE IF NOT EXISTS event (id INTEGER PRIMARY KEY, at TEXT NOT NULL, kind
 
 _DESCRIPTION: TypeAdapter[DescribeReply] = TypeAdapter(DescribeReply)
 _EVALUATION: TypeAdapter[EvaluateReply] = TypeAdapter(EvaluateReply)
+_EXPLANATION: TypeAdapter[ExplainReply] = TypeAdapter(ExplainReply)
 _COMPARISON: TypeAdapter[CompareReply] = TypeAdapter(CompareReply)
 _SUMMED: TypeAdapter[dict[str, Performance]] = TypeAdapter(dict[str, Performance])
 _ROUND: TypeAdapter[RoundRecord] = TypeAdapter(RoundRecord)
@@ -292,6 +295,22 @@ class Journal:
         rows = self._database.execute("SELECT site, reply FROM comparison ORDER BY site")
         return {site: _COMPARISON.validate_json(reply) for site, reply in rows}
 
+    def add_explanation(self, model: int, reply: ExplainReply, *, brief: bool) -> None:
+        """Keep why the model after round ``model`` says what it says at a site."""
+        row = (model, brief, reply.site, _EXPLANATION.dump_json(reply).decode())
+        with _durable(self._database):
+            self._database.execute("INSERT OR REPLACE INTO explanation VALUES (?, ?, ?, ?)", row)
+
+    def explanations(self, model: int, *, brief: bool) -> dict[str, ExplainReply]:
+        """Explanations of the model after round ``model``, by site in order of name."""
+        query = "SELECT site, reply FROM explanation WHERE model = ? AND brief = ? ORDER BY site"
+        return {site: _EXPLANATION.validate_json(reply) for site, reply in self._database.execute(query, (model, brief))}
+
+    def drift(self) -> dict[int, dict[str, ExplainReply]]:
+        """Brief explanations by model and site."""
+        models = self._database.execute("SELECT DISTINCT model FROM explanation WHERE brief ORDER BY model").fetchall()
+        return {model: self.explanations(model, brief=True) for (model,) in models}
+
     # Time, traffic, progress
 
     def add_seconds(self, phase: str, seconds: float) -> None:
@@ -308,7 +327,8 @@ class Journal:
 
     def event(self, kind: str, **body: Any) -> None:
         """Tell whoever watches."""
-        self._database.execute("INSERT INTO event (at, kind, body) VALUES (?, ?, ?)", (_now(), kind, json.dumps(body)))
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._database.execute("INSERT INTO event (at, kind, body) VALUES (?, ?, ?)", (at, kind, json.dumps(body)))
 
     def events(self, *, after: int = 0) -> list[tuple[int, str, dict[str, Any]]]:
         """Events with a number above ``after``: number, kind, body."""
@@ -347,6 +367,8 @@ class Journal:
             site_compute_s=site_compute,
             traffic=traffic,
             comparisons=self.comparisons(),
+            explanations=self.explanations(best, brief=False),
+            drift=self.drift(),
             summed=self.summed(best),
         )
 

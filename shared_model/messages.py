@@ -19,6 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from shared_model.audit import Head
 from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode, MessageError
+from shared_model.explanations import ExplanationSummary
 from shared_model.masking import Words
 from shared_model.paired import PairedComparison
 from shared_model.privacy_spent import PrivacySpent
@@ -172,6 +173,19 @@ class CompareRequest(Record):
 
 
 @dataclass(frozen=True)
+class ExplainRequest(Record):
+    """Explain the model ``weights`` of ``layout`` as the protocol says; ``brief``: shares and contributions only."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset({"weights"})
+    task: Task
+    layout: str
+    normalization: Normalization | None
+    basis: Annotated[int, Field(ge=0)]
+    brief: bool = False
+    kind: Literal["explain"] = "explain"
+
+
+@dataclass(frozen=True)
 class DescribeReply(Record):
     """A site's cohort. ``moments`` and ``categories`` are of the patients of part ``of``, by variable; ``missing`` counts
     patients of all parts without a value; ``modalities`` counts patients with anything of a modality. A count of ``None``, and
@@ -305,11 +319,28 @@ class Failure(Record):
     kind: Literal["failure"] = "failure"
 
 
+@dataclass(frozen=True)
+class ExplainReply(Record):
+    """Sums of explanations over groups of patients; cells that may not leave the site are ``suppressed``.
+
+    ``private``: it is with noise.
+    """
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    site: str
+    attempt: str
+    summary: ExplanationSummary
+    seconds: Seconds
+    private: bool = False
+    suppressed: tuple[Suppression, ...] = ()
+    kind: Literal["explain_reply"] = "explain_reply"
+
+
 SecureSumRequest = KeysRequest | ConfirmRequest | UnmaskRequest
-PatientRequest = DescribeRequest | TrainRequest | EvaluateRequest | CompareRequest
+PatientRequest = DescribeRequest | TrainRequest | EvaluateRequest | CompareRequest | ExplainRequest
 Request = PatientRequest | SecureSumRequest
 SecureSumReply = KeysReply | ConfirmReply | UnmaskReply
-Reply = DescribeReply | TrainReply | EvaluateReply | CompareReply | SecureSumReply | Failure
+Reply = DescribeReply | TrainReply | EvaluateReply | CompareReply | ExplainReply | SecureSumReply | Failure
 AnyRecord = Request | Reply
 
 

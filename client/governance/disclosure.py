@@ -15,12 +15,14 @@ from typing import Any, TypeVar
 from shared_model import secure_layout
 from shared_model.disclosure import Rule, Suppression, Why, performance_on
 from shared_model.errors import FailureCode, RefusedError
+from shared_model.explanations import ExplanationSummary, small_cells
 from shared_model.messages import (
     AnyRecord,
     CompareReply,
     ConfirmReply,
     DescribeReply,
     EvaluateReply,
+    ExplainReply,
     Failure,
     KeysReply,
     Message,
@@ -335,6 +337,23 @@ def _comparison(reply: CompareReply, rule: Rule) -> CompareReply:
     )
 
 
+# ---- explain: sums over groups of patients
+
+
+def _explanation(reply: ExplainReply, rule: Rule) -> ExplainReply:
+    """No cell of fewer than ``minimum_patients``, nor one that follows by subtraction. Under differential privacy the noise
+    hides sizes, and taking small ones out would tell which are small."""
+    if reply.private:
+        return reply
+    hidden = small_cells(reply.summary, minimum=rule.minimum_patients)
+    few = {name for name in hidden if reply.summary.cells[name].patients < rule.minimum_patients}
+    named = {".".join(name.split(".")[:2]): Why.DERIVABLE for name in sorted(hidden - few)}
+    named |= {".".join(name.split(".")[:2]): Why.FEW_PATIENTS for name in sorted(few)}
+    kept = {name: cell for name, cell in reply.summary.cells.items() if name not in hidden}
+    taken = [Suppression(f"explanation cells of {name}", why) for name, why in named.items()]
+    return replace(reply, summary=ExplanationSummary(kept), suppressed=(*reply.suppressed, *taken))
+
+
 def _failure(reply: Failure, rule: Rule) -> Failure:
     return reply
 
@@ -349,6 +368,7 @@ _RULES: Mapping[type, Callable[[Any, Rule], Reply]] = {
     TrainReply: _training,
     EvaluateReply: _evaluation,
     CompareReply: _comparison,
+    ExplainReply: _explanation,
     Failure: _failure,
     KeysReply: _step_of_secure_sum,
     ConfirmReply: _step_of_secure_sum,
