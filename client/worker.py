@@ -17,7 +17,9 @@ from client.cohort import StudyPatients, designed, load_cohort, pool
 from client.cohort.pseudonyms import site_pseudonyms
 from client.governance import disclosure
 from client.governance.approval import Approvals
+from client.governance.budget import Ledger
 from client.governance.exchanges import Exchanges
+from client.governance.outbox import Outbox
 from client.governance.policy import Gate, asked
 from client.site_config import Policy, read_site
 from client.state import SiteState, lasting
@@ -25,6 +27,7 @@ from client.tasks import describe
 from client.tasks.compare import compare
 from client.tasks.evaluate import evaluate
 from client.tasks.masked import NO_FILES, Asked, IdentityFiles, MaskedReplies
+from client.tasks.private_round import PrivateRound, train_within_budget, with_privacy
 from client.tasks.train import train
 from client.tasks.workbench import Workbench
 from shared_model import messages
@@ -144,19 +147,7 @@ class Worker:
             case DescribeRequest():
                 return Message(self._describe(bench, task, started))
             case TrainRequest():
-                trained = train(bench, request, vectors, state=state)
-                if request.masking is not None:
-                    return self._masked.training(trained, request, Asked(bench.protocol, vectors, started))
-                reply = TrainReply(
-                    site=self.name,
-                    attempt=task.attempt,
-                    patients=trained.patients,
-                    steps=trained.local.steps,
-                    loss=trained.local.loss,
-                    tune=trained.tune,
-                    seconds=perf_counter() - started,
-                )
-                return Message(reply, trained.vectors)
+                return self._train(bench, request, vectors, state=state, started=started)
             case EvaluateRequest():
                 common, personal = evaluate(bench, request, vectors, state=state, minimum_cell=self.policy.minimum_cell)
                 if request.masking is not None:
@@ -167,23 +158,64 @@ class Worker:
                 found = compare(self.cohort(bench.protocol), request, bench.protocol, directory=self._of_run)
                 return Message(CompareReply(self.name, task.attempt, **vars(found), seconds=perf_counter() - started))
 
+    def _train(
+        self, bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector], *, state: SiteState, started: float
+    ) -> Message[AnyRecord]:
+        private: PrivateRound | None = None
+        if bench.protocol.privacy.dp is not None:
+            private = self._train_privately(bench, request, vectors, state=state, started=started)
+        elif self.policy.dp_required:
+            raise RefusedError(FailureCode.TASK_NOT_ALLOWED, "training without differential privacy")
+        trained = private.trained if private else train(bench, request, vectors, state=state)
+        if request.masking is not None:
+            answer = self._masked.training(trained, request, Asked(bench.protocol, vectors, started))
+        else:
+            reply = TrainReply(
+                site=self.name,
+                attempt=request.task.attempt,
+                patients=trained.patients,
+                steps=trained.local.steps,
+                loss=trained.local.loss,
+                tune=trained.tune,
+                seconds=perf_counter() - started,
+            )
+            answer = Message(reply, trained.vectors)
+        return with_privacy(answer, private) if private else answer
+
+    def _train_privately(
+        self, bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector], *, state: SiteState, started: float
+    ) -> PrivateRound:
+        return train_within_budget(
+            bench,
+            request,
+            vectors,
+            state=state,
+            ledger=Ledger(lasting(self._state, self.name), policy=self.policy),
+            outbox=Outbox(self._of_run(request.task.run) / "outbox"),
+            patients=self.cohort(bench.protocol).members,
+            started=started,
+        )
+
     def _of_run(self, run: str) -> Path:
         return self._state / run / self.name
 
     def _describe(self, bench: Workbench, task: Task, started: float) -> DescribeReply:
-        moments, categories = describe.moments_and_counts(bench.tensors, bench.parts["train"], bench.protocol)
-        return DescribeReply(
+        protocol, of = bench.protocol, describe.described_part(bench.protocol)
+        moments, categories = describe.moments_and_counts(bench.tensors, bench.parts[of], protocol)
+        reply = DescribeReply(
             site=self.name,
             attempt=task.attempt,
             flow=bench.flow,
             parts=describe.part_counts(bench.tensors, bench.parts),
             moments=moments,
             categories=categories,
-            missing=describe.missing_counts(bench.tensors, bench.protocol),
-            modalities=describe.modality_counts(bench.tensors, bench.protocol),
+            missing=describe.missing_counts(bench.tensors, protocol),
+            modalities=describe.modality_counts(bench.tensors, protocol),
             seconds=perf_counter() - started,
-            keys=self._masked.sums(task.run).advertise() if bench.protocol.privacy.secure_sum else None,
+            keys=self._masked.sums(task.run).advertise() if protocol.privacy.secure_sum else None,
+            of=of,
         )
+        return describe.protecting_training_patients(reply) if protocol.privacy.dp else reply
 
 
 def _places(error: CohortError | ConfigurationError) -> str:

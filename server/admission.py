@@ -13,6 +13,8 @@ from shared_model.messages import DescribeReply, Envelope, EvaluateReply, Failur
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import PartCounts, Performance
 
+_DECLINED = {FailureCode.BUDGET_EXCEEDED: "its privacy budget does not allow the round"}
+
 
 def admit(envelope: Envelope, *, site: str, attempt: str) -> Message[Reply]:
     """Decode the reply of ``site`` to the request marked ``attempt``.
@@ -30,7 +32,7 @@ def admit(envelope: Envelope, *, site: str, attempt: str) -> Message[Reply]:
     if record.site != site:
         raise RefusedError(FailureCode.MALFORMED_REPLY, f"it says it is from {record.site!r}")
     if isinstance(record, Failure):
-        raise RefusedError(record.code, "the site declined or could not")
+        raise RefusedError(record.code, _DECLINED.get(record.code, "the site declined or could not"))
     if record.attempt != attempt:
         raise RefusedError(FailureCode.STALE_REPLY, "it answers another sending of the request")
     return Message(record, message.vectors, message.masked)
@@ -56,7 +58,9 @@ def admit_description(message: Message[Reply], *, protocol: StudyProtocol) -> De
         counts = record.categories[name].counts
         if len(counts) != len(protocol.variables[name].categories) or min(counts) < 0:
             raise RefusedError(FailureCode.MALFORMED_REPLY, f"counts of {name!r} do not fit its categories")
-    patients = record.parts["train"].patients
+    if record.of != ("tune" if protocol.privacy.dp else "train"):
+        raise RefusedError(FailureCode.MALFORMED_REPLY, f"statistics of {record.of} patients")
+    patients = record.parts[record.of].patients
     observed = [m.count for m in record.moments.values()] + [sum(c.counts) for c in record.categories.values()]
     if any(not 0 <= count <= patients for count in observed) or not all(map(_consistent, record.parts.values())):
         raise RefusedError(FailureCode.WRONG_COUNT, "its counts contradict one another")

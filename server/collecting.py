@@ -48,6 +48,7 @@ class RoundInProgress:
             update_norm=admission.update_norm(message),
             tune=record.tune,
             suppressed=record.suppressed,
+            privacy=record.privacy,
         )
 
     def count_sum(self, opened: Opened[TrainReply], descriptions: Mapping[str, DescribeReply]) -> None:
@@ -72,7 +73,7 @@ class RoundInProgress:
         if "control" in values:
             self.controls = Summed((values["control"] / patients).astype(np.float32))
         self.counted = {
-            site: SiteRound(reply.patients, None, reply.steps, reply.seconds, None, reply.tune, reply.suppressed)
+            site: SiteRound(reply.patients, None, reply.steps, reply.seconds, None, reply.tune, reply.suppressed, reply.privacy)
             for site, reply in opened.replies.items()
         }
         loss = float(values["loss"][0]) / told if told else None

@@ -7,6 +7,7 @@ from typing import Literal
 from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode
 from shared_model.messages import CompareReply, DescribeReply, EvaluateReply
+from shared_model.privacy_spent import PrivacySpent
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import Normalization, Performance
 
@@ -28,7 +29,8 @@ class SiteFailure:
 class SiteRound:
     """What a counted training reply said, without its vectors. ``tune`` is of the model *before* this round's training.
     ``loss`` and ``tune`` are ``None`` where the site ``suppressed`` them. Of a secure sum, loss and norm of the update are
-    ``None``, and ``tune`` holds the site's own estimates only."""
+    ``None``, and ``tune`` holds the site's own estimates only. ``privacy`` is what the site states of its patients' budget
+    after the round, ``None`` without differential privacy."""
 
     patients: int
     loss: float | None
@@ -37,6 +39,7 @@ class SiteRound:
     update_norm: float | None
     tune: Performance | None
     suppressed: tuple[Suppression, ...] = ()
+    privacy: PrivacySpent | None = None
 
 
 @dataclass(frozen=True)

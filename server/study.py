@@ -95,7 +95,9 @@ class FederatedStudy:
             if self.absent:
                 self.welcome()
             with self._phase("train"):
-                self.train_round()
+                if not self.train_round():
+                    stopped = "the privacy budgets of too many sites are spent"
+                    break
         with self._phase("evaluate"):
             best = self.evaluate()
             self.compare(best)
@@ -160,8 +162,9 @@ class FederatedStudy:
         self.history = list(self.journal.rounds())
         self.journal.event("restored", round=self.round, rounds=self.protocol.federation.rounds)
 
-    def train_round(self) -> None:
-        """One round: broadcast, local training, admission, aggregation, server step, commit."""
+    def train_round(self) -> bool:
+        """One round: broadcast, local training, admission, aggregation, server step, commit. False if there cannot be one,
+        because sites have spent their privacy budgets; what was trained until then stands."""
         started = monotonic()
         number = self.round + 1
         trainers = tuple(site for site, described in self.descriptions.items() if described.parts["train"].patients)
@@ -175,6 +178,8 @@ class FederatedStudy:
             if len(current.counted) >= self._quorum:
                 break
             self.journal.event("quorum missed", round=number, attempt=attempt, counted=sorted(current.counted))
+        if self.round and len(current.counted) < self._quorum <= len(self._spent_out(number) | set(current.counted)):
+            return False
         self._require_quorum(len(current.counted), f"counted in round {number}", round_=number)
         self._step(current)
         counted = {site: current.counted[site] for site in sorted(current.counted)}
@@ -186,6 +191,12 @@ class FederatedStudy:
         self.journal.drop_checkpoints(keep={number, number - 1, self._best_known()})
         metric = self.protocol.evaluation.selection
         self.journal.event("committed", round=number, metric=metric, selection=record.selection, seconds=record.wall_s)
+        return True
+
+    def _spent_out(self, round_: int) -> set[str]:
+        """Sites that refused ``round_`` because of their privacy budgets."""
+        failures = self.journal.record().failures
+        return {f.site for f in failures if f.round == round_ and f.code is FailureCode.BUDGET_EXCEEDED}
 
     def _train_attempt(self, current: RoundInProgress, number: int, attempt: int, sites: list[str]) -> None:
         requests = {site: self._train_request(site, self._task(site, "train", number, attempt)) for site in sites}

@@ -20,6 +20,7 @@ from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode, MessageError
 from shared_model.masking import Words
 from shared_model.paired import PairedComparison
+from shared_model.privacy_spent import PrivacySpent
 from shared_model.readings import Reading
 from shared_model.secure_records import (
     Advertisement,
@@ -169,8 +170,8 @@ class CompareRequest(Record):
 
 @dataclass(frozen=True)
 class DescribeReply(Record):
-    """A site's cohort. ``moments`` and ``categories`` are of training patients, by variable; ``missing`` counts patients
-    of all parts without a value; ``modalities`` counts patients with anything of a modality. A count of ``None``, and
+    """A site's cohort. ``moments`` and ``categories`` are of the patients of part ``of``, by variable; ``missing`` counts
+    patients of all parts without a value; ``modalities`` counts patients with anything of a modality. A count of ``None``, and
     moments and categories of nobody, may have been ``suppressed``."""
 
     VECTORS: ClassVar[frozenset[str]] = frozenset()
@@ -183,6 +184,7 @@ class DescribeReply(Record):
     missing: dict[str, Count | None]
     modalities: dict[str, Count | None]
     seconds: Seconds
+    of: Part = "train"
     suppressed: tuple[Suppression, ...] = ()
     keys: Advertisement | None = None
     kind: Literal["describe_reply"] = "describe_reply"
@@ -194,7 +196,8 @@ class TrainReply(Record):
 
     ``patients`` trained on, ``loss`` their mean training loss; ``tune`` the received model on tuning patients, ``None``
     without any. Loss and ``tune`` are also ``None`` where they are ``suppressed``. In a secure sum vectors, loss and what
-    adds up of ``tune`` are masked, and ``masks`` goes with them.
+    adds up of ``tune`` are masked, and ``masks`` goes with them. ``privacy`` is what the site states of the run's cost,
+    ``None`` without differential privacy.
     """
 
     VECTORS: ClassVar[frozenset[str]] = frozenset({"update", "control"})
@@ -205,6 +208,7 @@ class TrainReply(Record):
     loss: float | None
     tune: Performance | None
     seconds: Seconds
+    privacy: PrivacySpent | None = None
     suppressed: tuple[Suppression, ...] = ()
     masks: MaskedShares | None = None
     kind: Literal["train_reply"] = "train_reply"

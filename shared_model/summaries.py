@@ -123,13 +123,13 @@ class Performance(Record):
 
 @dataclass(frozen=True)
 class CohortFlow(Record):
-    """Patients from the export to the tensors; ``excluded`` counts by reason. Images likewise. ``found`` is ``None`` where
-    it was not to be told."""
+    """Patients from the export to the tensors; ``excluded`` counts by reason. Images likewise. What was not to be
+    told is ``None``."""
 
     found: int | None
     excluded: dict[str, int]
-    images_found: int
-    images_unusable: int
+    images_found: int | None
+    images_unusable: int | None
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,8 @@ def pool(cohorts: Sequence[StudyPatients]) -> StudyPatients:
     flow = CohortFlow(
         found=sum(cohort.flow.found or 0 for cohort in cohorts),
         excluded={},
-        images_found=sum(cohort.flow.images_found for cohort in cohorts),
-        images_unusable=sum(cohort.flow.images_unusable for cohort in cohorts),
+        images_found=sum(cohort.flow.images_found or 0 for cohort in cohorts),
+        images_unusable=sum(cohort.flow.images_unusable or 0 for cohort in cohorts),
     )
     return StudyPatients(
         concatenate([cohort.tensors for cohort in cohorts]),

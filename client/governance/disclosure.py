@@ -70,7 +70,7 @@ def _hidden(performances: Mapping[K, Performance]) -> dict[K, Performance]:
 
 def _description(reply: DescribeReply, rule: Rule) -> DescribeReply:
     taken: Taken = []
-    train = reply.parts["train"].patients
+    train = reply.parts[reply.of].patients
     everybody = sum(part.patients for part in reply.parts.values())
     valued = {name: moments.count for name, moments in reply.moments.items()}
     valued |= {name: sum(counts.counts) for name, counts in reply.categories.items()}
@@ -110,8 +110,7 @@ def _flow(flow: CohortFlow, rule: Rule, taken: Taken) -> CohortFlow:
 
 def _part(part: Part, counts: PartCounts, rule: Rule, taken: Taken) -> PartCounts:
     """How many patients train is no property of one of them. How many are positive is a cell, as are the others."""
-    assert counts.positives is not None
-    if not (_small(counts.positives, rule) or _small(counts.patients - counts.positives, rule)):
+    if counts.positives is None or not (_small(counts.positives, rule) or _small(counts.patients - counts.positives, rule)):
         return counts
     taken.append(Suppression(f"positive {part} patients", Why.SMALL_CELL))
     return replace(counts, positives=None)
@@ -176,7 +175,9 @@ def _missing(
     (what is told of training patients would give away the rest)."""
     told: dict[str, int | None] = {}
     for name, missing in reply.missing.items():
-        assert missing is not None
+        if missing is None:
+            told[name] = None
+            continue
         lacking = (train - valued[name], missing - (train - valued[name]))
         having = (valued[name], everybody - missing - valued[name])
         cells = (*lacking, *having, missing, everybody - missing)
@@ -197,7 +198,9 @@ def _modalities(
     }
     told: dict[str, int | None] = {}
     for name, count in reply.modalities.items():
-        assert count is not None
+        if count is None:
+            told[name] = None
+            continue
         small = _small(count, rule) or _small(everybody - count, rule)
         told[name] = None if small or count in hidden else count
         if told[name] is None:

@@ -1,4 +1,8 @@
-"""``train``: score the model that comes in on tuning patients, train it on training patients, send back the difference."""
+"""``train``: score the model that comes in on tuning patients, train it on training patients, send back the difference.
+
+With differential privacy the training is private, and is charged to the site's ledger before its result is returned
+(``client.tasks.private_round``).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +15,9 @@ from client.state import SiteState
 from client.tasks.scoring import performance
 from client.tasks.workbench import Workbench
 from client.training import rules
+from client.training.entropy import fresh_generator
 from client.training.loop import LocalTraining, train_locally
+from client.training.private import train_privately
 from client.training.rules import ControlVariate, Correction, Proximal
 from shared_model.errors import FailureCode, RefusedError
 from shared_model.messages import TrainRequest, Vector
@@ -23,19 +29,40 @@ PERSONAL, CONTROL, OWN_MODEL = "personal", "control", "own_model"
 
 @dataclass(frozen=True)
 class Trained:
-    """Result of one round at one site; ``vectors`` as ``TrainReply`` carries them."""
+    """Result of one round at one site: ``vectors`` as ``TrainReply`` carries them, ``remembered`` is the site's own state."""
 
     patients: int
     local: LocalTraining
     tune: Performance | None
     vectors: dict[str, Vector]
+    remembered: dict[str, Vector]
 
 
 def train(bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector], *, state: SiteState) -> Trained:
-    """Do one round as ``request`` asks, and store the site's own state after it.
+    """Do one round as ``request`` asks, without differential privacy, and store the site's own state after it.
 
     Raises:
         RefusedError: without training patients, a model that is refused, or a loss that stops being finite.
+    """
+    trained = one_round(bench, request, vectors, state=state, noise=None)
+    remember(trained, request, state)
+    return trained
+
+
+def remember(trained: Trained, request: TrainRequest, state: SiteState) -> None:
+    """Store what the site keeps of a round for its next one."""
+    if trained.remembered:
+        state.save(request.task.round, trained.remembered, keep=(request.basis, *request.keep))
+
+
+def one_round(
+    bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector], *, state: SiteState, noise: float | None
+) -> Trained:
+    """One round from the state before it; stores nothing. ``noise`` is the noise multiplier of private training, None
+    without.
+
+    Raises:
+        RefusedError: as ``train``.
     """
     index = bench.parts["train"]
     if not len(index):
@@ -47,11 +74,13 @@ def train(bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector]
     tune = _tune(bench)
     rule = bench.protocol.federation.client_rule.kind
     received = bench.spec.to_vector(bench.network)
-    own_model = _train_own_model(bench, request, kept) if rule == "ditto" else None
+    own_model = _train_own_model(bench, request, kept) if rule == "ditto" else None  # never with differential privacy
     if own_model is not None:
         bench.spec.load(bench.network, received)
     correction = _correction(bench, vectors, kept)
-    local = _train(bench, request, correction, purpose="train")
+    local = (
+        _train(bench, request, correction, purpose="train") if noise is None else _privately(bench, request, correction, noise)
+    )
     update = bench.spec.to_vector(bench.network) - received
     sent, remembered = {"update": update}, {}
     if rule == "scaffold":
@@ -68,9 +97,7 @@ def train(bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector]
         remembered[OWN_MODEL] = own_model
     if bench.spec.personal:
         remembered[PERSONAL] = bench.spec.personal_vector(bench.network)
-    if remembered:
-        state.save(request.task.round, remembered, keep=(request.basis, *request.keep))
-    return Trained(patients=len(index), local=local, tune=tune, vectors=sent)
+    return Trained(patients=len(index), local=local, tune=tune, vectors=sent, remembered=remembered)
 
 
 def _tune(bench: Workbench) -> Performance | None:
@@ -91,6 +118,23 @@ def _train(bench: Workbench, request: TrainRequest, correction: Correction, *, p
         round_=request.task.round,
         rounds=bench.protocol.federation.rounds,
         seed=derive(request.task.seed, purpose, request.task.round, bench.site),
+    )
+
+
+def _privately(bench: Workbench, request: TrainRequest, correction: Correction, noise: float) -> LocalTraining:
+    assert bench.protocol.privacy.dp is not None
+    return train_privately(
+        bench.network,
+        bench.tensors,
+        bench.parts["train"],
+        training=bench.protocol.training,
+        dp=bench.protocol.privacy.dp,
+        noise_multiplier=noise,
+        parameters=bench.spec.parameters(bench.network),
+        correction=correction,
+        round_=request.task.round,
+        rounds=bench.protocol.federation.rounds,
+        generator=fresh_generator(),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from client.cohort.tensors import CohortTensors, StudyPatients
-from client.tasks.describe import moments_and_counts
+from client.tasks.describe import described_part, moments_and_counts
 from client.training.loop import resident
 from shared_model.errors import FailureCode, RefusedError
 from shared_model.messages import Part, Vector
@@ -89,8 +89,8 @@ class Workbench:
 
 
 def own_normalization(tensors: CohortTensors, parts: Mapping[Part, Tensor], protocol: StudyProtocol) -> Normalization | None:
-    """Normalisation from this site's training patients alone, None for a study without variables."""
+    """Normalisation from this site's own patients, None for a study without variables."""
     if not protocol.variables:
         return None
-    moments, counts = moments_and_counts(tensors, parts["train"], protocol)
+    moments, counts = moments_and_counts(tensors, parts[described_part(protocol)], protocol)
     return Normalization.of(list(moments.values()), list(counts.values()))

@@ -22,10 +22,11 @@ RESIDENT_SHARE = 0.5
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """What one round of local training did. ``rate_sum`` adds up the learning rates of its steps (SCAFFOLD needs it)."""
+    """What one round of local training did. ``loss`` is the patients' mean, None where it must not be told (private training).
+    ``rate_sum`` adds up the learning rates of its steps (SCAFFOLD needs it)."""
 
     steps: int
-    loss: float
+    loss: float | None
     rate_sum: float
 
 
@@ -51,7 +52,7 @@ def train_locally(
     """
     device = next(network.parameters()).device
     steps = steps_per_round(training, patients=len(index))
-    optimizer = _optimizer(network, training)
+    optimizer = make_optimizer(network, training)
     positive_weight = _positive_weight(cohort.label[index.to(cohort.label.device)], training).to(device)
     generator = torch.Generator().manual_seed(seed)
     forward: Callable[[PatientBatch], Tensor] = torch.compile(network) if training.compile else network
@@ -108,7 +109,8 @@ def resident(cohort: CohortTensors, device: torch.device) -> CohortTensors:
     return cohort.to(device) if cohort.nbytes < RESIDENT_SHARE * free else cohort
 
 
-def _optimizer(network: nn.Module, training: Training) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """The optimiser of one round, without memory of earlier ones."""
     if training.optimizer == "sgd":
         return torch.optim.SGD(
             network.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay

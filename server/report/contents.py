@@ -1,8 +1,9 @@
 """The report's table of contents: which sections it has, in which order, and what each is given.
 
 A section is a partial template, ``sections/<anchor>.html``. It sees ``document``, its parts ``study``, ``run``, ``sites``,
-``pooled``, the drawn ``figures`` by name, and whatever its own ``context`` adds. A section that has nothing to say renders to
-nothing, and is then left out with its heading and its line in the contents.
+``pooled``, the drawn ``figures`` and built ``tables`` by name, and whatever its own ``context`` adds; ``macros.html`` sets
+figures and tables with their captions and files. A section that has nothing to say renders to nothing, and is then left out
+with its heading and its line in the contents.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.report import wording
+from server.report.figures.forest import MEASURES
+from server.report.prose import privacy
+from server.report.prose.answers import answers
 from server.report.prose.checklists import checklists
 from server.report.prose.limits import limits
 from server.report.prose.methods import methods
@@ -36,86 +40,72 @@ def _minute(document: Json) -> Json:
     return {"summary": wording.summary(document)}
 
 
-def _roc(document: Json) -> Json:
-    without = [name for name, site in document["sites"].items() if site["roc"] is None or site["metrics"]["auc"] is None]
-    return {"curves": ["roc_all_sites", *(f"roc_{site}" for site in document["sites"])], "without_curve": without}
+def _sites(document: Json) -> Json:
+    auc = document["pooled"]["metrics"]["auc"]
+    bound = (
+        f", which can put the AUC of all sites together off by {wording.decimal(auc['error_bound'], 4)} at most" if auc else ""
+    )
+    return {"roc_caption": f"Drawn from score histograms of {document['study']['histogram_bins']} bins{bound}."}
 
 
-def _comparison(document: Json) -> Json:
-    has_baselines = any("local_only" in site for site in document["sites"].values())
-    return {"best_local": wording.best_local(document), "has_baselines": has_baselines}
+def _between(document: Json) -> Json:
+    found = {name: block for name, block in document["heterogeneity"].items() if block}
+    cautions = [f"{_capital(block['caution'])}." for block in found.values() if block["caution"]][:1]
+    left_out: dict[str, list[str]] = {}
+    for name, block in found.items():
+        for site in block["excluded"]:
+            left_out.setdefault(f"{site['site']} ({site['why']})", []).append(MEASURES[name][0])
+    named: dict[str, list[str]] = {}
+    for site, measures in left_out.items():
+        named.setdefault(wording.listing(measures), []).append(site)
+    excluded = [f"Not in the meta-analysis of {measures}: {wording.listing(sites)}." for measures, sites in named.items()]
+    return {"cautions": cautions, "excluded": excluded}
 
 
 def _course(document: Json) -> Json:
+    losses = "Loss while training, at each site and over all patients."
     judged = any(row["selection"] is not None for row in document["rounds"])
-    return {"failures": _failures(document), "judged": judged}
+    above = (
+        "Above: the model after so many rounds, judged on tuning patients. Below: its loss while training, at each site and "
+        "over "
+        "all patients."
+    )
+    return {"course_caption": above if judged else losses}
 
 
-def _cohorts(document: Json) -> Json:
-    with_images = any(site["cohort"] and site["cohort"]["images_found"] for site in document["sites"].values())
-    return {"variables": _variables(document), "with_images": with_images}
+def _privacy(document: Json) -> Json:
+    stated = {name: site["privacy"] for name, site in document["sites"].items() if site["privacy"]}
+    return {"stated": stated, "protection": privacy.sentences(document)}
+
+
+def _limits(document: Json) -> Json:
+    suppressed: dict[str, dict[str, list[str]]] = {}
+    for name, site in document["sites"].items():
+        for item in site["suppressed"]:
+            suppressed.setdefault(name, {}).setdefault(item["why"], []).append(item["what"])
+    return {"limits": limits(document), "suppressed": suppressed}
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 SECTIONS = (
     Section("minute", "In one minute", _minute),
-    Section("sites", "The federated model at each site"),
-    Section("roc", "ROC curves", _roc),
-    Section("comparison", "Does joining help?", _comparison),
-    Section("thresholds", "At each threshold, all sites together"),
+    Section("answers", "Ten questions", lambda document: {"answers": answers(document)}, last=True),
+    Section("cohorts", "The patients"),
+    Section("sites", "The federated model at each site", _sites),
+    Section("calibration", "Calibration"),
+    Section("utility", "Usefulness and thresholds"),
+    Section("between", "Between sites", _between),
+    Section("subgroups", "Groups of patients"),
+    Section("comparison", "Does joining help?"),
     Section("course", "How the training went", _course),
-    Section("cohorts", "The cohorts", _cohorts),
+    Section("participation", "Who took part"),
+    Section("privacy", "Privacy, and what the study has cost of it", _privacy),
     Section("methods", "Methods", lambda document: {"methods": methods(document)}),
-    Section("limits", "Limits", lambda document: {"limits": limits(document)}),
+    Section("limits", "Limits, and what is not told", _limits),
     Section("checklists", "Reporting checklists", lambda document: {"checklists": checklists(document)}, last=True),
     Section("card", "Model card", lambda document: {"card": model_card(document)}),
-    Section("cost", "Time and traffic"),
-    Section("provenance", "Provenance"),
+    Section("provenance", "Provenance and files"),
 )
-
-
-def _failures(document: Json) -> list[Json]:
-    """Failures of one kind at one site in one row, with the rounds in which they came."""
-    rows: dict[tuple[str, ...], list[int]] = {}
-    for name, site in document["sites"].items():
-        for failure in site["failures"]:
-            rows.setdefault((name, failure["phase"], failure["code"], failure["reason"]), []).append(failure["round"])
-    return [
-        {
-            "site": name,
-            "phase": phase,
-            "code": code.replace("_", " "),
-            "reason": reason,
-            "rounds": wording.ranges(rounds) if phase == "train" else "–",
-        }
-        for (name, phase, code, reason), rounds in rows.items()
-    ]
-
-
-def _variables(document: Json) -> list[Json]:
-    """Table 1: a row for each variable, or category of one; a cell for each site that described its patients."""
-    described = [site["cohort"] for site in document["sites"].values() if site["cohort"]]
-    if not described:
-        return []
-    rows: list[Json] = []
-    for name, variable in described[0]["variables"].items():
-        shown = [cohort["variables"][name] for cohort in described]
-        missing = [cohort["missing"][name] for cohort in described]
-        if variable["kind"] == "numeric":
-            unit = f", {variable['unit']}" if variable["unit"] else ""
-            kind = "geometric mean ×/÷ SD" if variable["geometric"] else "mean ± SD"
-            cells = [_spread(cell) for cell in shown]
-            rows.append({"name": name, "detail": f"{kind}{unit}", "cells": cells, "missing": missing})
-        else:
-            for number, category in enumerate(variable["shares"]):
-                cells = [wording.percent(cell["shares"][category]) for cell in shown]
-                rows.append(
-                    {"name": "" if number else name, "detail": category, "cells": cells, "missing": [] if number else missing}
-                )
-    return rows
-
-
-def _spread(cell: Json) -> str:
-    if cell["spread"] is None:
-        return "–"
-    digits, sign = 1 if cell["mean"] >= 10 else 2, "×/÷" if cell["geometric"] else "±"
-    return f"{wording.decimal(cell['mean'], digits)} {sign} {wording.decimal(cell['spread'], digits)}"

@@ -11,12 +11,13 @@ from server.report import wording
 from server.report.contents import SECTIONS, Section
 from server.report.figures import draw_figures
 from server.report.svg import Drawing, for_page
+from server.report.tables import Table, build_tables
 
 Json = dict[str, Any]
 
 
-def render(document: Json, drawings: Mapping[str, Drawing] | None = None) -> str:
-    """The whole report as one HTML page that needs no network and no script; ``drawings`` are its figures, if drawn already."""
+def render(document: Json, drawings: Mapping[str, Drawing] | None = None, tables: Mapping[str, Table] | None = None) -> str:
+    """The whole report as one HTML page that needs no network and no script; ``drawings`` and ``tables``, if made already."""
     environment = _environment()
     drawn = draw_figures(document) if drawings is None else drawings
     common = {
@@ -26,7 +27,7 @@ def render(document: Json, drawings: Mapping[str, Drawing] | None = None) -> str
         "sites": document["sites"],
         "pooled": document["pooled"],
         "figures": {name: Markup(for_page(drawing.svg)) for name, drawing in drawn.items()},
-        "why_not": wording.why_not,
+        "tables": build_tables(document) if tables is None else tables,
     }
     bodies: dict[str, str] = {}
     for section in sorted(SECTIONS, key=lambda section: section.last):
@@ -56,9 +57,8 @@ def _environment() -> Environment:
         "breakable": _breakable,
         "decimal": wording.decimal,
         "duration": wording.duration,
-        "interval": wording.interval,
-        "percent": wording.percent,
-        "percent_interval": wording.percent_interval,
+        "prefixed": lambda name, prefix: f"{prefix}{name}",
+        "reject_drawn": lambda names, figures, prefix: [name for name in names if f"{prefix}{name}" not in figures],
         "size": wording.size,
     }
     return environment

@@ -19,6 +19,7 @@ COLOURS = {
     "muted": "#5c6670",
     "rule": "#d5dae0",
     "paper": "#ffffff",
+    "tint": "#eef3f8",
     "federated": "#0072b2",
     "local": "#d55e00",
     "central": "#00805c",

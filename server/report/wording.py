@@ -12,7 +12,9 @@ _SMALL_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "
 
 def decimal(number: float | None, digits: int = 2) -> str:
     """A number with a true minus sign, or a dash where there is none."""
-    return "–" if number is None else f"{number:.{digits}f}".replace("-", "−")
+    if number is None:
+        return "–"
+    return f"{number:z.{digits}f}".replace("-", "−")  # z: what rounds to zero has no sign
 
 
 def interval(number: Json | None, digits: int = 2) -> str:

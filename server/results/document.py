@@ -124,6 +124,7 @@ def _site(name: str, record: RunRecord, arms: Sequence[Arm], scorer: _Scorer) ->
             for failure in record.failures
             if failure.site == name
         ],
+        "privacy": privacy.differential(name, record),
         "patients_tested": result["patients"],
         "events_tested": result["events"],
         **{key: value for key, value in result.items() if key not in {"patients", "events"}},

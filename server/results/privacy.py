@@ -1,8 +1,11 @@
 """What protected the sites' contributions in a run, as the results document states it."""
 
+from dataclasses import asdict, fields
 from typing import Any
 
 from server.records import RunRecord
+from shared_model.errors import FailureCode
+from shared_model.privacy_spent import PrivacySpent
 
 Json = dict[str, Any]
 
@@ -23,3 +26,15 @@ def secure_sum(record: RunRecord) -> Json | None:
         "sites_summed": [min(counts), max(counts)],
         "identities": "roster" if trust == {"roster"} else "first use",
     }
+
+
+def differential(name: str, record: RunRecord) -> Json | None:
+    """What the site last stated of its patients' budget, and the rounds that it refused for it; None without differential
+    privacy. A site whose every round was lost has stated nothing: its numbers are null, though it may have spent something."""
+    if record.protocol.privacy.dp is None:
+        return None
+    stated = [row.sites[name].privacy for row in record.rounds if name in row.sites]
+    last = next((spent for spent in reversed(stated) if spent), None)
+    refused = {f.round for f in record.failures if f.site == name and f.code is FailureCode.BUDGET_EXCEEDED}
+    numbers = asdict(last) if last else {field.name: None for field in fields(PrivacySpent)}
+    return {**numbers, "refused_rounds": sorted(refused)}

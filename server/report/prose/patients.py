@@ -24,7 +24,8 @@ _INTENSITY = {
 def participants(protocol: StudyProtocol, document: Json) -> Part:
     """Who was found, left out, and in which part."""
     described = {name: site for name, site in document["sites"].items() if site["cohort"]}
-    found = sum(site["cohort"]["found"] for site in described.values())
+    counts = [site["cohort"]["found"] for site in described.values()]
+    found = 0 if None in counts else sum(counts)  # under differential privacy a site does not tell
     left_out = sum(sum(site["cohort"]["excluded"].values()) for site in described.values())
     return part(
         "Participants",
@@ -51,7 +52,7 @@ def _parts(described: dict[str, Json]) -> str | None:
 
 def outcome(protocol: StudyProtocol, document: Json) -> Part:
     """What a positive label means and how often it is."""
-    sites = [site for site in document["sites"].values() if site["events"]]
+    sites = [site for site in document["sites"].values() if site["events"] and None not in site["events"].values()]
     patients = sum(sum(site["n"].values()) for site in sites)
     events = sum(sum(site["events"].values()) for site in sites)
     how_many = f"It was present in {events:,} of {patients:,} patients ({percent(events / patients)})." if patients else None

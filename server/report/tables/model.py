@@ -34,15 +34,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """Cells in the order of the table's columns, the first being the row's heading."""
+    """Cells in the order of the table's columns, the first being the row's heading; or that and ``instead``, why no more."""
 
     cells: tuple[Cell, ...]
     total: bool = False
+    instead: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """``name`` is its CSV file's name without suffix. ``wide`` tables scroll on narrow screens; the others become cards."""
+    """``name`` is its CSV file's name without suffix. ``wide`` tables scroll on narrow screens; the others become cards.
+
+    Of the rows, the page shows the first ``shown``; the file has all.
+    """
 
     name: str
     caption: str
@@ -50,31 +54,53 @@ class Table:
     rows: tuple[Row, ...]
     note: str = ""
     wide: bool = False
+    shown: int | None = None
+
+    @property
+    def on_page(self) -> tuple[Row, ...]:
+        """The rows that the page shows."""
+        return self.rows[: self.shown]
 
     @property
     def csv(self) -> str:
         """The table as CSV: numbers in full, empty cells where there is none, the reason in ``<key>_note``."""
-        records = [
-            {
-                column.key + suffix: value
-                for column, cell in zip(self.columns, row.cells, strict=True)
-                for suffix, value in cell.values.items()
-            }
-            for row in self.rows
-        ]
-        order = [column.key for column in self.columns]
-        found = dict.fromkeys(key for record in records for key in record)
-        names = [name for key in order for name in found if name == key or name.rpartition("_")[0] == key]
+        records = [self._record(row) for row in self.rows]
+        order = {
+            column.key + suffix: None for column in self.columns for suffix in ("", "_low", "_high", "_events", "_note")
+        } | {"note": None}
+        names = [name for name in order if any(name in record for record in records)]
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(dict.fromkeys(names)), restval="", lineterminator="\n")
+        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: "" if value is None else value for name, value in record.items()} for record in records)
+        writer.writerows({name: _harmless(value) for name, value in record.items()} for record in records)
         return text.getvalue()
+
+    def _record(self, row: Row) -> dict[str, Value]:
+        pairs = zip(self.columns, row.cells, strict=not row.instead)
+        record = {column.key + suffix: value for column, cell in pairs for suffix, value in cell.values.items()}
+        return record | {"note": row.instead} if row.instead else record
+
+
+def _harmless(value: Value) -> Value:
+    """A value as a spreadsheet may open it: text that it would take for a formula is marked as text."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return "" if value is None else value
 
 
 def words(text: str, small: str = "", *, warn: bool = False) -> Cell:
     """A cell of words."""
     return Cell(text, small, {"": text if not small else f"{text} ({small})"}, warn=warn)
+
+
+def site_name(name: str, *, shown: bool = True) -> Cell:
+    """The heading of a site's row; not ``shown`` again in the further rows of the same site."""
+    return Cell(name if shown else "", "", {"": name})
+
+
+def metric(block: Json, name: str, digits: int = 2) -> Cell:
+    """A metric of a scored block, or why it is not there."""
+    return estimate(block["metrics"].get(name), digits, why=wording.why_not(block, name))
 
 
 def count(number: int | None, *, of: int | None = None) -> Cell:
@@ -110,22 +136,11 @@ def estimate(known: Json | None, digits: int = 2, *, why: str = "", percent: boo
     return Cell(text, small, values)
 
 
-def columns(*named: tuple[str, str] | Column) -> tuple[Column, ...]:
-    """Columns from ``(key, label)`` pairs."""
-    return tuple(column if isinstance(column, Column) else Column(*column) for column in named)
-
-
-def table(name: str, caption: str, of: Sequence[tuple[str, str] | Column], rows: Sequence[Row], **more: Any) -> Table | None:
+def table(name: str, caption: str, of: Sequence[Column], rows: Sequence[Row], **more: Any) -> Table | None:
     """A table, or nothing where it would have no row. Columns in which no row says anything are left out."""
     if not rows:
         return None
-    kept = [
-        i for i, _ in enumerate(of) if i == 0 or any(row.cells[i].text not in {"", "–"} or row.cells[i].small for row in rows)
-    ]
-    return Table(
-        name,
-        caption,
-        columns(*(of[i] for i in kept)),
-        tuple(Row(tuple(row.cells[i] for i in kept), row.total) for row in rows),
-        **more,
-    )
+    full = [row for row in rows if not row.instead]
+    kept = [i for i, _ in enumerate(of) if i == 0 or any(row.cells[i].text not in {"", "–"} for row in full)]
+    trimmed = (row if row.instead else Row(tuple(row.cells[i] for i in kept), row.total) for row in rows)
+    return Table(name, caption, tuple(of[i] for i in kept), tuple(trimmed), **more)
