@@ -13,7 +13,7 @@ from typing import Any
 from server.report import wording
 from server.report.figures.convergence import losses_told
 from server.report.figures.forest import MEASURES
-from server.report.prose import privacy
+from server.report.prose import explanation, privacy
 from server.report.prose.answers import answers
 from server.report.prose.checklists import checklists
 from server.report.prose.limits import limits
@@ -96,6 +96,11 @@ def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def _case_mix(document: Json) -> Json:
+    described = [site for site in document["sites"] if any(site in row["sites"] for row in document["case_mix"]["variables"])]
+    return {"described": described, "furthest": document["case_mix"]["pairs"][:3]}
+
+
 SECTIONS = (
     Section("minute", "In one minute", _minute),
     Section("answers", "Ten questions", lambda document: {"answers": answers(document)}, last=True),
@@ -106,6 +111,12 @@ SECTIONS = (
     Section("between", "Between sites", _between),
     Section("subgroups", "Groups of patients"),
     Section("comparison", "Does joining help?"),
+    Section("leftout", "Where the model has never been"),
+    Section("folds", "Cross-validation: every patient tested once"),
+    Section("readings", "Beside clinicians' own assessment"),
+    Section("strata", "Low, intermediate and high risk"),
+    Section("casemix", "How the sites' patients differ", _case_mix),
+    Section("explanation", "Why the model says what it says", explanation.context),
     Section("course", "How the training went", _course),
     Section("participation", "Who took part"),
     Section("privacy", "Privacy, and what the study has cost of it", _privacy),
