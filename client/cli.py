@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.commands import federation, governance
+from client.commands import federation, governance, predict
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -139,7 +139,7 @@ def synthesize(
         typer.echo(describe_truth(out, hospital), err=True)
 
 
-for topic in (federation,):
+for topic in (federation, predict):
     topic.register(app)
 
 

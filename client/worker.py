@@ -8,24 +8,30 @@ quote a patient's file.
 import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
 import torch
+from torch import Tensor
 
 from client.cohort import StudyPatients, designed, load_cohort, pool
 from client.cohort.pseudonyms import site_pseudonyms
+from client.explaining.budget import charge_explanation
 from client.governance import disclosure
 from client.governance.approval import Approvals
+from client.governance.audit import AuditLog
 from client.governance.budget import Ledger
 from client.governance.exchanges import Exchanges
 from client.governance.outbox import Outbox
 from client.governance.policy import Gate, asked
+from client.governance.witness import Witness
 from client.site_config import Policy, read_site
 from client.state import SiteState, lasting
 from client.tasks import describe
 from client.tasks.compare import compare
 from client.tasks.evaluate import evaluate
+from client.tasks.explain import explain, looks_at_pictures, with_outlines
 from client.tasks.masked import NO_FILES, Asked, IdentityFiles, MaskedReplies
 from client.tasks.private_round import PrivateRound, train_within_budget, with_privacy
 from client.tasks.train import train
@@ -41,6 +47,8 @@ from shared_model.messages import (
     Envelope,
     EvaluateReply,
     EvaluateRequest,
+    ExplainReply,
+    ExplainRequest,
     Failure,
     Message,
     PatientRequest,
@@ -76,6 +84,7 @@ class Worker:
         self._state = state
         folder = lasting(state, name)
         self._approvals = approvals or Approvals(folder)
+        self._witness = Witness(AuditLog(folder, site=name))
         self._gate = Gate(name, policy, approvals=self._approvals, exchanges=Exchanges(folder))
         self._masked = MaskedReplies(name, policy=policy, files=identity, state=state)
         self._cohorts: dict[str, StudyPatients] = {}
@@ -84,15 +93,20 @@ class Worker:
     def approve(self, protocol: StudyProtocol, *, by: str) -> None:
         """Approve ``protocol`` without asking anybody, recorded as such: for sites that are simulated here. No request
         reaches this; at a hospital a person approves."""
-        self._approvals.approve(protocol, policy=self.policy, by=by, automatic=True)
+        if self._approvals.standing(protocol.sha256) is None:
+            approval = self._approvals.approve(protocol, policy=self.policy, by=by, automatic=True)
+            self._witness.audit.append(("approval", approval.for_audit))
 
     def handle(self, envelope: Envelope) -> Envelope:
         """Answer a request. Never raises: what goes wrong becomes a ``Failure`` with a neutral code."""
         started = perf_counter()
         request: Request | None = None
         try:
-            message = messages.decode(envelope)
-            request = asked(message.record)
+            try:
+                message = messages.decode(envelope)
+                request = asked(message.record)
+            finally:
+                self._witness.received(envelope, request)
             protocol = self._gate.admit(request, envelope)
             if isinstance(request, SecureSumRequest):
                 answer = self._masked.assist(request, started)
@@ -102,7 +116,7 @@ class Worker:
                 bench = self.bench(protocol, seed=request.task.seed)
                 answer = self._carry_out(request, message.vectors, bench, started)
             released = disclosure.release(answer, rule=self.policy.rule, secure_sum=protocol.privacy.secure_sum)
-            return messages.encode(released)
+            return self._witness.sealed(released, request)
         except RefusedError as error:
             code, cause = error.code, error.detail
         except MessageError as error:
@@ -115,7 +129,15 @@ class Worker:
             code, cause = FailureCode.INTERNAL, _trace(error)
         log.warning("site %s: %s: %s", self.name, code.value, cause)
         attempt = request.task.attempt if request else ""
-        return messages.encode(Message(Failure(self.name, attempt, code, seconds=perf_counter() - started)))
+        return self._refusal(Failure(self.name, attempt, code, seconds=perf_counter() - started), request)
+
+    def _refusal(self, failure: Failure, request: Request | None) -> Envelope:
+        try:
+            return self._witness.sealed(Message(failure), request)
+        except Exception as error:
+            # The log cannot be written (a full disk): nothing leaves but a code, which tells of no patient.
+            log.error("site %s: the audit log cannot be written: %s", self.name, _trace(error))
+            return messages.encode(Message(replace(failure, code=FailureCode.INTERNAL)))
 
     def cohort(self, protocol: StudyProtocol) -> StudyPatients:
         """This site's patients as ``protocol`` sees them, kept in memory after the first call.
@@ -158,9 +180,40 @@ class Worker:
                 found = compare(self.cohort(bench.protocol), request, bench.protocol, directory=self._of_run)
                 return Message(CompareReply(self.name, task.attempt, **vars(found), seconds=perf_counter() - started))
 
+            case ExplainRequest():
+                outlines = None if request.brief else self._outlines(bench)
+                summary = explain(bench, request, vectors, state=state, outlines=outlines)
+                private = bench.protocol.explanation is not None and bench.protocol.explanation.epsilon is not None
+                if private:
+                    ledger, patients = (
+                        Ledger(lasting(self._state, self.name), policy=self.policy),
+                        self.cohort(bench.protocol).members,
+                    )
+                    charge_explanation(
+                        summary, bench.protocol, ledger=ledger, run=task.run, model=task.round, patients=patients
+                    )
+                seconds = perf_counter() - started
+                return Message(ExplainReply(self.name, task.attempt, summary, seconds=seconds, private=private))
+
+    def _outlines(self, bench: Workbench) -> Tensor | None:
+        """Lesions in the stored pictures, uint8 ``[M, H, W]``, as the site's masks and boxes say; None if there are none.
+
+        They are read for explanations only, for which no network need see them.
+        """
+        images = bench.protocol.images
+        if images is None or not looks_at_pictures(bench):
+            return None
+        if images.lesion_mask:
+            return bench.tensors.images[:, 1]
+        read = self._load(with_outlines(bench.protocol)).tensors
+        if not torch.equal(read.slots, bench.tensors.slots.cpu()):
+            return None  # a mask that cannot be read makes a picture unusable
+        return read.images[:, 1] if read.images[:, 1].any() else None
+
     def _train(
         self, bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector], *, state: SiteState, started: float
     ) -> Message[AnyRecord]:
+        self._gate.admit_training(len(bench.parts["train"]), bench.protocol)
         private: PrivateRound | None = None
         if bench.protocol.privacy.dp is not None:
             private = self._train_privately(bench, request, vectors, state=state, started=started)

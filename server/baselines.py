@@ -18,7 +18,18 @@ from server.records import Arm, RunRecord
 from shared_model import messages
 from shared_model.durable import write_durably
 from shared_model.errors import FailureCode, StudyError
-from shared_model.messages import DescribeReply, Envelope, EvaluateReply, EvaluateRequest, Message, Task, Vector
+from shared_model.explanations import ExplanationSummary
+from shared_model.messages import (
+    DescribeReply,
+    Envelope,
+    EvaluateReply,
+    EvaluateRequest,
+    ExplainReply,
+    ExplainRequest,
+    Message,
+    Task,
+    Vector,
+)
 from shared_model.network import LogisticNetwork, build_network
 from shared_model.parameters import ParameterSpec
 from shared_model.protocol import AggregationRule, ClientRule, ServerOptimizer, StudyProtocol
@@ -98,13 +109,22 @@ def make_arm(
         described = list(record.descriptions.values()) if wanted.site is None else [record.descriptions[wanted.site]]
         protocol = alone(record.protocol, described)
         weights, normalization = _train_alone(trainer, protocol, record, run_directory / FOLDER / wanted.name, conduct)
+    run = f"{record.run}-{wanted.name}"
     test = {
         name: reply.parts["test"]
         for name, worker in workers.items()
         if "test"
         in (reply := _score(worker, protocol, weights, normalization, run=f"{record.run}-{wanted.name}", seed=seed)).parts
     }
-    arm = Arm(kind=wanted.kind, site=wanted.site, test=test)
+    where = {wanted.site: workers[wanted.site]} if wanted.site is not None else workers
+    explained = protocol.model_copy(update={"explanation": record.protocol.explanation})
+    explanations = (
+        {name: _explain(worker, explained, weights, normalization, run=run, seed=record.seed) for name, worker in where.items()}
+        if record.explanations
+        else {}
+    )
+    known = {name: summary for name, summary in explanations.items() if summary is not None}
+    arm = Arm(kind=wanted.kind, site=wanted.site, test=test, explanations=known)
     (run_directory / FOLDER).mkdir(exist_ok=True)
     write_durably(run_directory / FOLDER / f"{wanted.name}.json", _ARM.dump_json(arm))
     return arm
@@ -123,6 +143,7 @@ def alone(protocol: StudyProtocol, described: list[DescribeReply]) -> StudyProto
     steps = protocol.training.steps
     return protocol.model_copy(
         update={
+            "explanation": None,
             "privacy": Privacy(trainable=protocol.privacy.trainable),
             "training": protocol.training.model_copy(update={"steps": steps * len(described) if steps else None}),
             "federation": protocol.federation.model_copy(
@@ -187,6 +208,39 @@ def _train_alone(
     return checkpoint["model"], done.normalization
 
 
+def _explain(
+    worker: SiteWorker,
+    protocol: StudyProtocol,
+    weights: Vector,
+    normalization: Normalization | None,
+    *,
+    run: str,
+    seed: int,
+) -> ExplanationSummary | None:
+    """Shares and contributions of a comparator on a site's patients, None where the site cannot tell; drawn by the run's own
+    seed, so that they are the patients on whom the federated model was explained."""
+    request = ExplainRequest(
+        _task(worker, protocol, "comparator explained", run=run, seed=seed),
+        layout=_layout(protocol, normalization, seed=seed),
+        normalization=normalization,
+        basis=0,
+        brief=True,
+    )
+    reply = messages.decode(worker.handle(messages.encode(Message(request, {"weights": weights})))).record
+    return reply.summary if isinstance(reply, ExplainReply) else None
+
+
+def _task(worker: SiteWorker, protocol: StudyProtocol, purpose: str, *, run: str, seed: int) -> Task:
+    worker.approve(protocol, by="comparators of a simulation")
+    attempt = messages.attempt_token(run, worker.name, 0, 1, purpose)
+    return Task(run, worker.name, round=0, attempt=attempt, protocol_json=protocol.canonical_json, seed=seed)
+
+
+def _layout(protocol: StudyProtocol, normalization: Normalization | None, *, seed: int) -> str:
+    network = build_network(protocol, normalization=normalization, seed=seed)
+    return ParameterSpec.of(network, personal=protocol.federation.personal).sha256
+
+
 def _score(
     worker: SiteWorker,
     protocol: StudyProtocol,
@@ -196,12 +250,13 @@ def _score(
     run: str,
     seed: int,
 ) -> EvaluateReply:
-    worker.approve(protocol, by="comparators of a simulation")
-    attempt = messages.attempt_token(run, worker.name, 0, 1, "comparator")
-    task = Task(run, worker.name, round=0, attempt=attempt, protocol_json=protocol.canonical_json, seed=seed)
-    network = build_network(protocol, normalization=normalization, seed=seed)
-    layout = ParameterSpec.of(network, personal=protocol.federation.personal).sha256
-    request = EvaluateRequest(task, layout=layout, normalization=normalization, basis=0, parts=("test",))
+    request = EvaluateRequest(
+        _task(worker, protocol, "comparator", run=run, seed=seed),
+        layout=_layout(protocol, normalization, seed=seed),
+        normalization=normalization,
+        basis=0,
+        parts=("test",),
+    )
     reply = messages.decode(worker.handle(messages.encode(Message(request, {"weights": weights})))).record
     if isinstance(reply, EvaluateReply):
         return reply

@@ -22,30 +22,38 @@ from safetensors.numpy import load, save
 
 from server.records import RoundRecord, RunRecord, SiteFailure, Traffic
 from shared_model import config_file
+from shared_model.audit import Head
 from shared_model.durable import sync_directory, write_durably
 from shared_model.errors import StudyError
-from shared_model.messages import CompareReply, DescribeReply, EvaluateReply, Vector
+from shared_model.messages import CompareReply, DescribeReply, EvaluateReply, ExplainReply, Vector
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import Normalization, Performance
 
 FILE = "journal.sqlite"
+HEADS = "heads.json"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS fact (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS description (site TEXT PRIMARY KEY, reply TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS round (round INTEGER PRIMARY KEY, record TEXT NOT NULL, sha256 TEXT NOT NULL, parent TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS evaluation (model INTEGER, site TEXT, reply TEXT NOT NULL, PRIMARY KEY (model, site));
+CREATE TABLE IF NOT EXISTS explanation (model INTEGER, brief INTEGER, site TEXT, reply TEXT NOT NULL,
+    PRIMARY KEY (model, brief, site));
 CREATE TABLE IF NOT EXISTS comparison (site TEXT PRIMARY KEY, reply TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS failure (id INTEGER PRIMARY KEY, round INTEGER NOT NULL, record TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS phase (name TEXT PRIMARY KEY, seconds REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS head (site TEXT, sequence INTEGER, head TEXT NOT NULL, PRIMARY KEY (site, sequence));
 CREATE TABLE IF NOT EXISTS event (id INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL);
 """
 
 _DESCRIPTION: TypeAdapter[DescribeReply] = TypeAdapter(DescribeReply)
 _EVALUATION: TypeAdapter[EvaluateReply] = TypeAdapter(EvaluateReply)
+_EXPLANATION: TypeAdapter[ExplainReply] = TypeAdapter(ExplainReply)
 _COMPARISON: TypeAdapter[CompareReply] = TypeAdapter(CompareReply)
 _SUMMED: TypeAdapter[dict[str, Performance]] = TypeAdapter(dict[str, Performance])
 _ROUND: TypeAdapter[RoundRecord] = TypeAdapter(RoundRecord)
 _FAILURE: TypeAdapter[SiteFailure] = TypeAdapter(SiteFailure)
+_HEAD: TypeAdapter[Head] = TypeAdapter(Head)
+_HEADS: TypeAdapter[tuple[Head, ...]] = TypeAdapter(tuple[Head, ...])
 _NORMALIZATION: TypeAdapter[Normalization | None] = TypeAdapter(Normalization | None)
 
 
@@ -144,6 +152,7 @@ class Journal:
 
     def finish(self, *, best_round: int, stopped: str) -> None:
         """Mark the run as finished."""
+        self._write_heads()
         with _durable(self._database):
             self._set("best_round", best_round)
             self._set("stopped", stopped)
@@ -179,6 +188,21 @@ class Journal:
         row = (failure.round, _FAILURE.dump_json(failure).decode())
         self._database.execute("INSERT INTO failure (round, record) VALUES (?, ?)", row)
 
+    def add_head(self, head: Head) -> None:
+        """Keep the head of a site's audit log, as its reply gave it."""
+        row = (head.site, head.sequence, _HEAD.dump_json(head).decode())
+        self._database.execute("INSERT OR REPLACE INTO head VALUES (?, ?, ?)", row)
+
+    def heads(self) -> dict[str, Head]:
+        """The newest head of each site's audit log, by site."""
+        rows = self._database.execute("SELECT site, head, max(sequence) FROM head GROUP BY site ORDER BY site")
+        return {site: _HEAD.validate_json(head) for site, head, _ in rows}
+
+    def _write_heads(self) -> None:
+        """For whoever checks a site's audit log: ``heads.json``."""
+        if heads := tuple(self.heads().values()):
+            write_durably(self.directory / HEADS, _HEADS.dump_json(heads, indent=2))
+
     # Rounds
 
     def commit_round(self, record: RoundRecord, tensors: Mapping[str, Vector]) -> RoundRecord:
@@ -189,6 +213,7 @@ class Journal:
         content = save(dict(tensors), metadata={"round": str(record.round), "run": self.run})
         digest = hashlib.sha256(content).hexdigest()
         write_durably(self._checkpoint(record.round), content)
+        self._write_heads()
         record = replace(record, checkpoint_sha256=digest)
         parent = self._database.execute("SELECT sha256 FROM round WHERE round = ?", (record.round - 1,)).fetchone()
         row = (record.round, _ROUND.dump_json(record).decode(), digest, parent[0] if parent else "")
@@ -270,6 +295,22 @@ class Journal:
         rows = self._database.execute("SELECT site, reply FROM comparison ORDER BY site")
         return {site: _COMPARISON.validate_json(reply) for site, reply in rows}
 
+    def add_explanation(self, model: int, reply: ExplainReply, *, brief: bool) -> None:
+        """Keep why the model after round ``model`` says what it says at a site."""
+        row = (model, brief, reply.site, _EXPLANATION.dump_json(reply).decode())
+        with _durable(self._database):
+            self._database.execute("INSERT OR REPLACE INTO explanation VALUES (?, ?, ?, ?)", row)
+
+    def explanations(self, model: int, *, brief: bool) -> dict[str, ExplainReply]:
+        """Explanations of the model after round ``model``, by site in order of name."""
+        query = "SELECT site, reply FROM explanation WHERE model = ? AND brief = ? ORDER BY site"
+        return {site: _EXPLANATION.validate_json(reply) for site, reply in self._database.execute(query, (model, brief))}
+
+    def drift(self) -> dict[int, dict[str, ExplainReply]]:
+        """Brief explanations by model and site."""
+        models = self._database.execute("SELECT DISTINCT model FROM explanation WHERE brief ORDER BY model").fetchall()
+        return {model: self.explanations(model, brief=True) for (model,) in models}
+
     # Time, traffic, progress
 
     def add_seconds(self, phase: str, seconds: float) -> None:
@@ -286,7 +327,8 @@ class Journal:
 
     def event(self, kind: str, **body: Any) -> None:
         """Tell whoever watches."""
-        self._database.execute("INSERT INTO event (at, kind, body) VALUES (?, ?, ?)", (_now(), kind, json.dumps(body)))
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._database.execute("INSERT INTO event (at, kind, body) VALUES (?, ?, ?)", (at, kind, json.dumps(body)))
 
     def events(self, *, after: int = 0) -> list[tuple[int, str, dict[str, Any]]]:
         """Events with a number above ``after``: number, kind, body."""
@@ -325,6 +367,8 @@ class Journal:
             site_compute_s=site_compute,
             traffic=traffic,
             comparisons=self.comparisons(),
+            explanations=self.explanations(best, brief=False),
+            drift=self.drift(),
             summed=self.summed(best),
         )
 

@@ -6,12 +6,13 @@ from typing import Literal
 
 from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode
-from shared_model.messages import CompareReply, DescribeReply, EvaluateReply
+from shared_model.explanations import ExplanationSummary
+from shared_model.messages import CompareReply, DescribeReply, EvaluateReply, ExplainReply
 from shared_model.privacy_spent import PrivacySpent
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import Normalization, Performance
 
-Phase = Literal["describe", "train", "evaluate", "compare"]
+Phase = Literal["describe", "train", "evaluate", "explain", "compare"]
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,9 @@ class RunRecord:
     ``phases`` is wall time in seconds by phase (describe, train, evaluate), of which the sites
     computed ``site_compute_s``, added up over sites. ``started`` and ``finished``
     are ISO 8601 in UTC. ``stopped`` says in words why the rounds ended. ``comparisons`` are of models paired patient by
-    patient, by site. ``summed`` is the evaluation of all sites together where a secure sum hides those of single sites: by
-    part, and ``personal.`` part for the sites' own models.
+    patient, by site; ``explanations`` of the best model, by site, and ``drift`` briefly of models on the way.
+    ``summed`` is the evaluation of all sites together where a secure sum hides those of single sites: by part, and
+    ``personal.`` part for the sites' own models.
     """
 
     run: str
@@ -105,6 +107,8 @@ class RunRecord:
     site_compute_s: float
     traffic: Traffic
     comparisons: Mapping[str, CompareReply] = field(default_factory=dict)
+    explanations: Mapping[str, ExplainReply] = field(default_factory=dict)
+    drift: Mapping[int, Mapping[str, ExplainReply]] = field(default_factory=dict)
     summed: Mapping[str, Performance] = field(default_factory=dict)
 
 
@@ -113,9 +117,11 @@ class Arm:
     """A comparator of simulation: one model trained otherwise, scored on every site's test patients.
 
     ``kind`` ``local`` (trained at ``site`` alone), ``central`` (all patients in one place), or ``logistic`` (central
-    logistic regression on the tabular variables). ``test`` maps each site with test patients to its performance.
+    logistic regression on the tabular variables). ``test`` maps each site with test patients to its performance,
+    ``explanations`` each site whose patients the model was explained on to the sums of that.
     """
 
     kind: Literal["local", "central", "logistic"]
     site: str | None
     test: Mapping[str, Performance]
+    explanations: Mapping[str, ExplanationSummary] = field(default_factory=dict)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.torch import save
 
-from server import admission, comparing
+from server import admission, comparing, explaining
 from server.collecting import CONTROL, RoundInProgress, evaluations_together, pooled_normalization
 from server.journal import Journal
 from server.masked_rounds import MaskedRounds, Question, require_enough
 from server.optimizers import ServerOptimizer
 from server.records import Phase, RoundRecord, SiteFailure, SiteRound
 from shared_model import messages
+from shared_model.audit import Head, does_not_follow
 from shared_model.durable import write_durably
 from shared_model.errors import ConfigurationError, FailureCode, Fault, RefusedError, StudyError
 from shared_model.masking import MINIMUM_SITES
@@ -30,6 +31,7 @@ from shared_model.messages import (
     DescribeReply,
     DescribeRequest,
     EvaluateRequest,
+    ExplainRequest,
     Message,
     Part,
     Reply,
@@ -98,10 +100,17 @@ class FederatedStudy:
                 if not self.train_round():
                     stopped = "the privacy budgets of too many sites are spent"
                     break
+            if self.round in explaining.drift_rounds(self.protocol):
+                with self._phase("explain"):
+                    self.explain(self.round, self.model.weights, brief=True)
         with self._phase("evaluate"):
             best = self.evaluate()
             self.compare(best)
-        self.export(best)
+        weights = self._weights(best)
+        if self.protocol.explanation is not None:
+            with self._phase("explain"):
+                self.explain(best, weights, brief=False)
+        self.export(best, weights)
         self.journal.finish(best_round=best, stopped=stopped)
         self.journal.event("finished", best_round=best, stopped=stopped)
 
@@ -357,12 +366,28 @@ class FederatedStudy:
                 compared = comparing.admit_comparison(message, request=asked, protocol=self.protocol, patients=tested)
                 self.journal.add_comparison(compared)
 
-    def export(self, best: int) -> None:
+    def explain(self, model: int, weights: Vector, *, brief: bool) -> None:
+        """Let sites say, as sums over their patients, why the model after round ``model`` says what it says."""
+        done = self.journal.explanations(model, brief=brief)
+        requests = {
+            site: ExplainRequest(
+                self._task(site, "explain", model, 1 if brief else 2),
+                layout=self.spec.sha256,
+                normalization=self.normalization,
+                basis=self._basis(site, model),
+                brief=brief,
+            )
+            for site, described in self.descriptions.items()
+            if site not in done and explaining.patients_explained(self.protocol, described)
+        }
+        for site, message in self._ask("explain", requests, {"weights": weights}):
+            with self._refusing(site, "explain", model):
+                described = self.descriptions[site]
+                reply = explaining.admit_explanation(message, protocol=self.protocol, described=described, brief=brief)
+                self.journal.add_explanation(model, reply, brief=brief)
+
+    def export(self, best: int, weights: Vector) -> None:
         """Write ``models/best.safetensors``: named tensors, with protocol and normalisation in its metadata."""
-        weights = self.model.weights
-        if best != self.round:
-            tensors = self.journal.load_checkpoint(best)
-            weights = tensors[MODEL] if tensors else weights
         self.spec.load(self.network, weights)
         metadata = {
             "protocol": self.protocol.canonical_json,
@@ -373,6 +398,10 @@ class FederatedStudy:
         }
         tensors_by_name = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
         write_durably(self.journal.models / "best.safetensors", save(tensors_by_name, metadata=metadata))
+
+    def _weights(self, best: int) -> Vector:
+        tensors = None if best == self.round else self.journal.load_checkpoint(best)
+        return tensors[MODEL] if tensors else self.model.weights
 
     # Talking to sites
 
@@ -394,9 +423,19 @@ class FederatedStudy:
             self.journal.add_traffic(up=answer.envelope.size)
             with self._refusing(answer.site, phase, task.round):
                 message = admission.admit(answer.envelope, site=answer.site, attempt=task.attempt)
+                self._keep_head(answer.site, message.record.head)
                 self.journal.add_seconds("site_compute", message.record.seconds)
                 self.journal.event("answered", phase=phase, site=answer.site, seconds=message.record.seconds)
                 yield answer.site, message
+
+    def _keep_head(self, site: str, head: Head | None) -> None:
+        """Keep the head of a site's audit log for the other sites to see. One that does not follow is told, and not kept."""
+        if head is None:
+            return
+        if against := does_not_follow(head, known=self.journal.heads().get(site), site=site):
+            self.journal.event("warning", text=f"{site}: {against}")
+        else:
+            self.journal.add_head(head)
 
     def _task(self, site: str, phase: Phase, round_: int, attempt: int = 1) -> Task:
         return Task(
@@ -406,6 +445,7 @@ class FederatedStudy:
             attempt=messages.attempt_token(self.journal.run, site, round_, attempt, f"{phase} {self.journal.rewound}"),
             protocol_json=self.protocol.canonical_json,
             seed=self.journal.seed,
+            heads=tuple(self.journal.heads().values()),
         )
 
     def _basis(self, site: str, model: int) -> int:

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
+from shared_model.audit import Head
 from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode, MessageError
+from shared_model.explanations import ExplanationSummary
 from shared_model.masking import Words
 from shared_model.paired import PairedComparison
 from shared_model.privacy_spent import PrivacySpent
@@ -59,7 +61,8 @@ class Envelope:
 
 @dataclass(frozen=True)
 class Task(Record):
-    """What every request states. ``attempt`` marks one sending of it; a reply must repeat it to count."""
+    """What every request states. ``attempt`` marks one sending of it; a reply must repeat it to count. ``heads`` are the
+    newest heads of the sites' audit logs that the center knows, for each site to keep."""
 
     run: str
     site: str
@@ -67,6 +70,7 @@ class Task(Record):
     attempt: str
     protocol_json: str
     seed: int
+    heads: tuple[Head, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,19 @@ class CompareRequest(Record):
 
 
 @dataclass(frozen=True)
+class ExplainRequest(Record):
+    """Explain the model ``weights`` of ``layout`` as the protocol says; ``brief``: shares and contributions only."""
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset({"weights"})
+    task: Task
+    layout: str
+    normalization: Normalization | None
+    basis: Annotated[int, Field(ge=0)]
+    brief: bool = False
+    kind: Literal["explain"] = "explain"
+
+
+@dataclass(frozen=True)
 class DescribeReply(Record):
     """A site's cohort. ``moments`` and ``categories`` are of the patients of part ``of``, by variable; ``missing`` counts
     patients of all parts without a value; ``modalities`` counts patients with anything of a modality. A count of ``None``, and
@@ -187,6 +204,7 @@ class DescribeReply(Record):
     of: Part = "train"
     suppressed: tuple[Suppression, ...] = ()
     keys: Advertisement | None = None
+    head: Head | None = None
     kind: Literal["describe_reply"] = "describe_reply"
 
 
@@ -211,6 +229,7 @@ class TrainReply(Record):
     privacy: PrivacySpent | None = None
     suppressed: tuple[Suppression, ...] = ()
     masks: MaskedShares | None = None
+    head: Head | None = None
     kind: Literal["train_reply"] = "train_reply"
 
 
@@ -227,6 +246,7 @@ class EvaluateReply(Record):
     seconds: Seconds
     suppressed: tuple[Suppression, ...] = ()
     masks: MaskedShares | None = None
+    head: Head | None = None
     kind: Literal["evaluate_reply"] = "evaluate_reply"
 
 
@@ -243,6 +263,7 @@ class CompareReply(Record):
     readings: dict[str, Reading]
     seconds: Seconds
     suppressed: tuple[Suppression, ...] = ()
+    head: Head | None = None
     kind: Literal["compare_reply"] = "compare_reply"
 
 
@@ -255,6 +276,7 @@ class KeysReply(Record):
     attempt: str
     keys: Advertisement
     seconds: Seconds
+    head: Head | None = None
     kind: Literal["keys_reply"] = "keys_reply"
 
 
@@ -267,6 +289,7 @@ class ConfirmReply(Record):
     attempt: str
     signature: Signature
     seconds: Seconds
+    head: Head | None = None
     kind: Literal["confirm_reply"] = "confirm_reply"
 
 
@@ -279,6 +302,7 @@ class UnmaskReply(Record):
     attempt: str
     shares: ReleasedShares
     seconds: Seconds
+    head: Head | None = None
     kind: Literal["unmask_reply"] = "unmask_reply"
 
 
@@ -291,14 +315,32 @@ class Failure(Record):
     attempt: str
     code: FailureCode
     seconds: Seconds
+    head: Head | None = None
     kind: Literal["failure"] = "failure"
 
 
+@dataclass(frozen=True)
+class ExplainReply(Record):
+    """Sums of explanations over groups of patients; cells that may not leave the site are ``suppressed``.
+
+    ``private``: it is with noise.
+    """
+
+    VECTORS: ClassVar[frozenset[str]] = frozenset()
+    site: str
+    attempt: str
+    summary: ExplanationSummary
+    seconds: Seconds
+    private: bool = False
+    suppressed: tuple[Suppression, ...] = ()
+    kind: Literal["explain_reply"] = "explain_reply"
+
+
 SecureSumRequest = KeysRequest | ConfirmRequest | UnmaskRequest
-PatientRequest = DescribeRequest | TrainRequest | EvaluateRequest | CompareRequest
+PatientRequest = DescribeRequest | TrainRequest | EvaluateRequest | CompareRequest | ExplainRequest
 Request = PatientRequest | SecureSumRequest
 SecureSumReply = KeysReply | ConfirmReply | UnmaskReply
-Reply = DescribeReply | TrainReply | EvaluateReply | CompareReply | SecureSumReply | Failure
+Reply = DescribeReply | TrainReply | EvaluateReply | CompareReply | ExplainReply | SecureSumReply | Failure
 AnyRecord = Request | Reply
 
 

@@ -14,6 +14,8 @@ from shared_model import config_file
 from shared_model.config_file import Strict
 from shared_model.protocol_comparators import Comparator
 from shared_model.protocol_evaluation import Evaluation
+from shared_model.protocol_explanation import Explanation
+from shared_model.protocol_explanation import conflict as conflict_of_explanation
 from shared_model.protocol_privacy import Privacy, conflict
 from shared_model.protocol_words import Fraction, Name, Positive
 from shared_model.variables import Variable
@@ -215,6 +217,7 @@ class StudyProtocol(Strict):
     federation: Federation
     privacy: Privacy = Privacy()
     evaluation: Evaluation = Evaluation()
+    explanation: Explanation | None = None
     comparators: dict[Name, Comparator] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -254,7 +257,7 @@ class StudyProtocol(Strict):
         if "norm" in self.federation.personal and kind == "logistic":
             raise ValueError('the logistic model has no normalisation layers || remove "norm" from personal')
         self._check_subgroups()
-        if problem := conflict(self):
+        if problem := conflict(self) or conflict_of_explanation(self):
             raise ValueError(problem)
         return self
 

@@ -18,7 +18,7 @@ from client.cohort.findings import Findings, ImageFindings, OutcomeCounts, Unusa
 from client.cohort.fit import column_faults, protocol_faults
 from client.cohort.notices import with_notices
 from client.cohort.parallel import Progress
-from client.cohort.patients import Patients, select_patients
+from client.cohort.patients import Patients, select_one, select_patients
 from client.cohort.pictures import PictureRows, PictureTensors, list_pictures, no_pictures, read_pictures
 from client.cohort.pseudonyms import concealed, site_pseudonyms
 from client.cohort.ratings import read_ratings
@@ -66,21 +66,30 @@ def load_cohort(
     where: Path,
     on_progress: Progress = lambda _doing, _done, _total: None,
     names: bool = True,
+    only: str | None = None,
 ) -> Cohort:
     """Read the site's files as ``protocol`` wants them.
 
     ``where`` is the path of ``site.toml``: paths in it are relative to its folder, and faults name it. ``on_progress``
     is told what is being done and how far it is (images only; tables take no time). Without ``names``, findings hold
-    pseudonyms instead of names of files and of cells that no code explains: so they may be written down.
+    pseudonyms instead of names of files and of cells that no code explains: so they may be written down. ``only`` reads one
+    patient, whose outcome need not be known (the label is then 0 and the part ``test``, and neither means anything).
 
     Raises:
         ConfigurationError: the configuration does not fit the protocol, or the columns of the tables.
         CohortError: the files cannot be read, or their content does not fit the configuration.
     """
     config, cohort_table, image_table = open_tables(config, protocol, where)
-    selected = select_patients(cohort_table, config, where=str(where))
+    if only is None:
+        selected = select_patients(cohort_table, config, where=str(where))
+    else:
+        selected = select_one(cohort_table, config, only, where=str(where))
+        # No patient is left out for what is missing: a risk is asked of this one.
+        config = config.model_copy(update={"cohort": config.cohort.model_copy(update={"require": ()})})
     patients, values = _read_variables(cohort_table, config, protocol, selected, where)
-    rows, pictures = _read_images(cohort_table, image_table, config, protocol, patients, where=where, on_progress=on_progress)
+    rows, pictures = _read_images(
+        cohort_table, image_table, config, protocol, patients, where=where, on_progress=on_progress, one=only is not None
+    )
     part_of = patients.parts(config.split)
     found = _findings(patients, part_of, variables=with_outcomes(values, list(patients.labels.values()), protocol))
     if rows is not None and protocol.images is not None:
@@ -241,18 +250,21 @@ def _read_images(
     *,
     where: Path,
     on_progress: Progress,
+    one: bool = False,
 ) -> tuple[PictureRows | None, PictureTensors]:
     if config.images is None or protocol.images is None:
         return None, no_pictures(protocol.images, patients=len(patients.rows))
     views = list(protocol.images.views)
     named = list(patients.rows)
+    # One patient, or pictures with outlines for explanations, must not take the place of a study's pictures.
+    suffix = f"{'-one' if one else ''}{'-outlined' if protocol.images.lesion_mask else ''}"
     rows = _list_images(cohort_table, table, config.images, patients, views, where=where, on_progress=on_progress)
     pictures = read_pictures(
         rows.pictures,
         protocol.images,
         patients=len(named),
-        max_unusable=config.images.max_unusable,
-        cache=f"{config.site.name}-{protocol.study.name}",
+        max_unusable=1.0 if one else config.images.max_unusable,
+        cache=f"{config.site.name}-{protocol.study.name}{suffix}",
         where=where,
         on_progress=on_progress,
     )

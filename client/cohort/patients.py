@@ -103,6 +103,32 @@ def select_patients(table: Table, config: SiteConfig, *, where: str) -> Patients
     return patients.without({patient: NO_PART for patient in labels if patient not in assigned})
 
 
+def select_one(table: Table, config: SiteConfig, patient: str, *, where: str) -> Patients:
+    """Patient ``patient`` alone, whether or not a label is known.
+
+    Raises:
+        CohortError: there are no rows of that patient.
+    """
+    rows, _ = _rows_by_patient(table, config, where)
+    own = next((name for name in rows if canonical_code(name) == canonical_code(patient)), None)
+    if own is None:
+        found = f"{patient!r}, and no row of {table.path.name} has it"
+        remedy = did_you_mean(patient, list(rows), otherwise="give an identifier as the table has it")
+        raise CohortError([Fault("--patient", "", found, f"an identifier of column {config.cohort.patient_id!r}", remedy)])
+    return Patients(
+        rows={own: tuple(rows[own])},
+        labels={own: 0},
+        assigned={own: "test"},
+        found=1,
+        known=frozenset(table.column(config.cohort.patient_id)),
+        excluded={},
+        rows_without_id=0,
+        ignored_labels={},
+        unlisted_parts={},
+        column=config.cohort.patient_id,
+    )
+
+
 def _rows_by_patient(table: Table, config: SiteConfig, where: str) -> tuple[dict[str, list[int]], int]:
     cohort = config.cohort
     kept = row_filter(table, cohort.where, cohort)

@@ -69,6 +69,14 @@ def _leaves(protocol: StudyProtocol, config: SiteConfig) -> Iterator[str]:
     yield "  tuning patients."
     yield "At the end: how it does on tuning and test patients: AUC, calibration, counts at thresholds, a coarse histogram"
     yield "  of scores."
+    if protocol.privacy.secure_sum:
+        yield "Secure aggregation: the change of the weights, the loss and the histograms leave under masks only, from which"
+        yield f"  the center gets the sum over at least {policy.minimum_summed_sites} sites and those of no single one."
+        yield (
+            "  The other sites' keys are those of this site's roster."
+            if config.identity.roster
+            else "  This site has no roster of the other sites' keys: it believes the first that the center shows it."
+        )
     yield (
         f"Nothing of a group of fewer than {policy.minimum_patients} patients, and no count of 1 to {policy.minimum_cell - 1}; "
         "what is left out for that is said to the center by name."
@@ -82,7 +90,11 @@ def _protection(protocol: StudyProtocol, config: SiteConfig) -> Iterator[str]:
     epsilon, dp = planned_epsilon(protocol, config.policy), protocol.privacy.dp
     if epsilon is None or dp is None:
         yield "No differential privacy: whoever sees this hospital's weights may be able to learn of single patients from them."
-        yield "The center sees them unless the study uses secure aggregation. Approve only if you trust it with that."
+        yield (
+            "The center sees the sum of all sites' weights only, unless all other sites side with it."
+            if protocol.privacy.secure_sum
+            else "The center sees them: the study does not use secure aggregation. Approve only if you trust it with that."
+        )
         return
     yield f"Differential privacy: at most epsilon {epsilon:g} at delta {config.policy.delta:g} for each training patient,"
     yield f"  all pictures together (accountant {dp.accountant}); this hospital computes its own noise, and stops when its"

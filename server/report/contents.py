@@ -12,7 +12,7 @@ from typing import Any
 
 from server.report import wording
 from server.report.figures.forest import MEASURES
-from server.report.prose import privacy
+from server.report.prose import explanation, privacy
 from server.report.prose.answers import answers
 from server.report.prose.checklists import checklists
 from server.report.prose.limits import limits
@@ -100,6 +100,7 @@ SECTIONS = (
     Section("between", "Between sites", _between),
     Section("subgroups", "Groups of patients"),
     Section("comparison", "Does joining help?"),
+    Section("explanation", "Why the model says what it says", explanation.context),
     Section("course", "How the training went", _course),
     Section("participation", "Who took part"),
     Section("privacy", "Privacy, and what the study has cost of it", _privacy),

@@ -7,6 +7,7 @@ from typing import Any
 
 from server.records import Arm, RoundRecord, RunRecord
 from server.results import heterogeneity, privacy, scored
+from server.results.explained import explanation
 from shared_model import metrics
 from shared_model.disclosure import performance_on
 from shared_model.messages import DescribeReply
@@ -41,6 +42,8 @@ def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
             if arm.kind == kind:
                 document[kind] = scorer.over_sites(list(arm.test.values()))
                 document[f"federated_vs_{kind}"] = scored.difference(pooled, document[kind])
+    if (explained := explanation(record, arms)) is not None:
+        document["explanation"] = explained
     return {
         **document,
         "privacy": {"secure_sum": privacy.secure_sum(record)},
@@ -242,6 +245,7 @@ def _timing(record: RunRecord) -> Json:
         [reply.seconds for reply in record.descriptions.values()],
         *([site.seconds for site in row.sites.values()] for row in record.rounds),
         [reply.seconds for reply in record.evaluations.values()],
+        *([reply.seconds for reply in replies.values()] for replies in (record.explanations, *record.drift.values())),
     ]
     slowest = sum(max(step, default=0.0) for step in steps)
     busy = record.site_compute_s if record.engine == SEQUENTIAL_ENGINE else slowest

@@ -2,12 +2,22 @@
 
 from typing import Any
 
-from server.report.figures import calibration, cohort, comparison, convergence, discrimination, forest, subgroups, utility
+from server.report.figures import (
+    calibration,
+    cohort,
+    comparison,
+    convergence,
+    discrimination,
+    explanation,
+    forest,
+    subgroups,
+    utility,
+)
 from server.report.svg import Drawing
 
 Json = dict[str, Any]
 
-FAMILIES = (cohort, discrimination, calibration, utility, forest, subgroups, comparison, convergence)
+FAMILIES = (cohort, discrimination, calibration, utility, forest, subgroups, comparison, convergence, explanation)
 
 
 def draw_figures(document: Json) -> dict[str, Drawing]:

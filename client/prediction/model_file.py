@@ -1,0 +1,63 @@
+"""A study's model as a file: the network of its protocol with weights, checked before anything is believed."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from shared_model import config_file
+from shared_model.errors import ConfigurationError, Fault
+from shared_model.network import PatientNetwork, build_network
+from shared_model.protocol import StudyProtocol
+from shared_model.summaries import Normalization
+
+_NORMALIZATION: TypeAdapter[Normalization | None] = TypeAdapter(Normalization | None)
+_HEADER = 8  # bytes that tell the length of a safetensors header
+
+
+@dataclass(frozen=True)
+class Model:
+    """``sha256`` is of the file; the weights are those after ``round``; ``normalization`` None is each site's own."""
+
+    network: PatientNetwork
+    protocol: StudyProtocol
+    normalization: Normalization | None
+    run: str
+    round: int
+    sha256: str
+
+    @classmethod
+    def read(cls, path: Path, *, own: Normalization | None = None) -> Self:
+        """The model in ``path``, in evaluation mode; ``own`` is the site's normalisation, for a model that has none.
+
+        Raises:
+            ConfigurationError: no file, no model of a study, or one that was changed.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise _unusable(path, f"{error.strerror}", "the models/best.safetensors of a run") from None
+        try:
+            metadata = json.loads(content[_HEADER : _HEADER + int.from_bytes(content[:_HEADER], "little")])["__metadata__"]
+            tensors = load(content)
+            protocol = config_file.validate_json(metadata["protocol"], StudyProtocol, where=str(path))
+            normalization = _NORMALIZATION.validate_json(metadata["normalization"])
+            if protocol.sha256 != metadata["protocol_sha256"]:
+                raise _unusable(path, "a protocol that is not the one it was trained under", "an unchanged file")
+            network = build_network(protocol, normalization=normalization or own, seed=0)
+            # Buffers of a run whose normalisation is each site's own are a stand-in; what the site has is put back.
+            state = tensors if normalization is not None else {k: v for k, v in tensors.items() if "normalizer" not in k}
+            network.load_state_dict(network.state_dict() | state, strict=True)
+            run, round_ = str(metadata["run"]), int(metadata["round"])
+        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, ValidationError) as error:
+            raise _unusable(path, f"no model of a study ({type(error).__name__})", "the models/best.safetensors") from None
+        return cls(network.eval(), protocol, normalization, run, round_, hashlib.sha256(content).hexdigest())
+
+
+def _unusable(path: Path, found: str, expected: str) -> ConfigurationError:
+    return ConfigurationError([Fault("--model", "", f"{path}: {found}", expected, "ask the coordinating center for it again")])

@@ -1,0 +1,75 @@
+"""The steps of an image carried out without an engine, in a folder with a fresh Debian; then what is in it is used."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.dockerfiles import carry_out, lineage, read_dockerfile, run_in
+
+ROOT = Path(__file__).parents[2]
+USER = "10001:10001"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("debootstrap"), reason="needs root, and debootstrap"),
+]
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The relay's image as a folder, and its environment."""
+    root = tmp_path_factory.mktemp("relay")
+    packages = "python3,python3-venv,ca-certificates"
+    command = ["debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(root), mirror()]
+    subprocess.run(command, check=True, capture_output=True)
+    for file in ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt"):
+        shutil.copy(file, root / file.lstrip("/"))
+    root.chmod(0o755)  # the root of a file system, which everybody may enter
+    # The official image has its Python in /usr/local.
+    run_in(root, ["python3", "-m", "venv", "/usr/local"], {"PATH": "/usr/bin:/bin"})
+    stages = lineage(read_dockerfile(ROOT / "docker" / "site.Dockerfile"), "relay")
+    yield root, carry_out(stages, context=ROOT, root=root)
+    shutil.rmtree(root)
+
+
+def mirror() -> str:
+    """Where this machine gets its Debian packages from."""
+    sources = [*Path("/etc/apt").glob("sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]
+    found = re.search(r"^(?:URIs: |deb (?:\[.*\] )?)(\S+/debian/?)(?: |$)", "\n".join(path.read_text() for path in sources), flags=re.M)
+    assert found
+    return found.group(1)
+
+
+def test_the_relay_starts_as_its_user_without_torch(relay: tuple[Path, dict[str, str]]) -> None:
+    root, environment = relay
+    assert "join" in run_in(root, ["consilium-site", "--help"], environment, user=USER)
+    packages = {item["metadata"]["name"] for item in json.loads(run_in(root, ["pip", "inspect"], environment))["installed"]}
+    assert {"flwr", "consilium"} <= packages
+    assert not {"torch", "pandas", "pydicom", "opacus"} & packages
+    imported = "import sys, client.app, client.joining; print([m for m in ('torch', 'pandas', 'client.cohort') if m in sys.modules])"
+    assert run_in(root, ["python", "-c", imported], environment, user=USER).strip() == "[]"
+
+
+def test_sources_are_gone_and_programs_cannot_be_changed_by_their_user(relay: tuple[Path, dict[str, str]]) -> None:
+    root, environment = relay
+    assert not (root / "opt/consilium/source").exists()
+    writable = run_in(root, ["find", "/usr", "/opt", "/etc", "-xdev", "-writable", "-not", "-type", "l"], environment, user=USER)
+    assert writable == ""
+
+
+def test_a_hospital_makes_its_keys_in_the_relay(relay: tuple[Path, dict[str, str]]) -> None:
+    root, environment = relay
+    site = root / "tmp" / "site.toml"
+    label = 'label = { column = "y", positive = [1], negative = [0] }'
+    site.write_text(f'[site]\nname = "birch"\n[cohort]\ntable = "t.csv"\npatient_id = "id"\n{label}\n')
+    (root / "tmp").chmod(0o1777)
+    run_in(root, ["sh", "-c", "cd /tmp && consilium-site enrol /tmp/site.toml"], environment, user=USER)
+    key = root / "var/lib/consilium/node.key"
+    assert (key.stat().st_uid, key.stat().st_mode & 0o777) == (10001, 0o600)
