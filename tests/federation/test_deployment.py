@@ -26,7 +26,7 @@ from shared_model.locking import is_held
 from tests.deployed import CENTER, Deployed, deployed, environment, wait_for
 from tests.tables import write_sites, write_study
 
-pytestmark = [pytest.mark.federation, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.federation, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).parents[2]
 HEART = ROOT / "site_configs" / "heart"
