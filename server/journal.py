@@ -30,6 +30,7 @@ from shared_model.protocol import StudyProtocol
 from shared_model.summaries import Normalization, Performance
 
 FILE = "journal.sqlite"
+START = "models/start.safetensors"
 HEADS = "heads.json"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS fact (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -55,6 +56,14 @@ _FAILURE: TypeAdapter[SiteFailure] = TypeAdapter(SiteFailure)
 _HEAD: TypeAdapter[Head] = TypeAdapter(Head)
 _HEADS: TypeAdapter[tuple[Head, ...]] = TypeAdapter(tuple[Head, ...])
 _NORMALIZATION: TypeAdapter[Normalization | None] = TypeAdapter(Normalization | None)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A trained model ``weights`` ``[D]`` to go on from, and how variables were scaled when it was trained."""
+
+    weights: Vector
+    normalization: Normalization | None
 
 
 @dataclass(frozen=True)
@@ -90,9 +99,15 @@ class Journal:
         seed: int,
         enrolled: tuple[str, ...],
         versions: Mapping[str, str],
+        start: "Start | None" = None,
     ) -> Self:
-        """Start the journal of a new run. An interrupted creation leaves no journal behind."""
+        """Start the journal of a new run. An interrupted creation leaves no journal behind.
+
+        With ``start`` the run goes on from this model, instead of the one that its seed gives.
+        """
         (directory / "models").mkdir(parents=True, exist_ok=True)
+        if start is not None:
+            write_durably(directory / START, save({"model": start.weights}))
         partial = directory / f"{FILE}.partial"
         partial.unlink(missing_ok=True)
         database = sqlite3.connect(partial, isolation_level=None)
@@ -100,6 +115,8 @@ class Journal:
         database.executescript(SCHEMA)
         facts = {"protocol": protocol.canonical_json, "run": run, "engine": engine, "seed": seed, "enrolled": enrolled}
         facts |= {"versions": dict(versions), "started": _now()}
+        if start is not None:
+            facts["normalization"] = json.loads(_NORMALIZATION.dump_json(start.normalization))
         with _durable(database):
             database.executemany("INSERT INTO fact VALUES (?, ?)", [(key, json.dumps(value)) for key, value in facts.items()])
         database.close()
@@ -157,6 +174,12 @@ class Journal:
             self._set("best_round", best_round)
             self._set("stopped", stopped)
             self._set("finished", _now())
+
+    @property
+    def start(self) -> Vector | None:
+        """The model that the run goes on from; None where its seed gives it."""
+        file = self.directory / START
+        return load(file.read_bytes())["model"] if file.exists() else None
 
     # Sites
 

@@ -164,7 +164,8 @@ class FederatedStudy:
         self.network = network
         self.spec = ParameterSpec.of(network, personal=self.protocol.federation.personal)
         newest = self.journal.newest_checkpoint()
-        self.round, tensors = newest if newest else (0, {MODEL: self.spec.to_vector(network)})
+        start = self.journal.start
+        self.round, tensors = newest if newest else (0, {MODEL: self.spec.to_vector(network) if start is None else start})
         self.model = ServerOptimizer(self.protocol.federation.server_optimizer, tensors[MODEL])
         self.model.restore({name.removeprefix(OPTIMIZER): t for name, t in tensors.items() if name.startswith(OPTIMIZER)})
         self.control = tensors.get(CONTROL, np.zeros(self.spec.size, np.float32))

@@ -333,6 +333,7 @@ class ExplainReply(Record):
     seconds: Seconds
     private: bool = False
     suppressed: tuple[Suppression, ...] = ()
+    head: Head | None = None
     kind: Literal["explain_reply"] = "explain_reply"
 
 

@@ -57,6 +57,7 @@ def _environment() -> Environment:
         "breakable": _breakable,
         "decimal": wording.decimal,
         "duration": wording.duration,
+        "percent": wording.percent,
         "prefixed": lambda name, prefix: f"{prefix}{name}",
         "reject_drawn": lambda names, figures, prefix: [name for name in names if f"{prefix}{name}" not in figures],
         "size": wording.size,

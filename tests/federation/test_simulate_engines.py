@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from server.launch import Engine, prepare, simulate
+from server.launch import Engine, Extent, prepare, simulate
 from tests.tables import write_sites, write_study
 
 pytestmark = pytest.mark.federation
@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         out = folder / f"{engine} {study.parent.name}"
         if not out.exists():
             simulation = prepare(study, sites, out=out, seed=3, engine=engine, threads=1)
-            simulate(simulation, with_baselines=False, console=Console(quiet=True))
+            simulate(simulation, extent=Extent(), console=Console(quiet=True))
         return out
 
     return simulated
