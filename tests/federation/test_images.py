@@ -42,7 +42,9 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
 def mirror() -> str:
     """Where this machine gets its Debian packages from."""
     sources = [*Path("/etc/apt").glob("sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]
-    found = re.search(r"^(?:URIs: |deb (?:\[.*\] )?)(\S+/debian/?)(?: |$)", "\n".join(path.read_text() for path in sources), flags=re.M)
+    found = re.search(
+        r"^(?:URIs: |deb (?:\[.*\] )?)(\S+/debian/?)(?: |$)", "\n".join(path.read_text() for path in sources), flags=re.M
+    )
     assert found
     return found.group(1)
 
@@ -53,14 +55,18 @@ def test_the_relay_starts_as_its_user_without_torch(relay: tuple[Path, dict[str,
     packages = {item["metadata"]["name"] for item in json.loads(run_in(root, ["pip", "inspect"], environment))["installed"]}
     assert {"flwr", "consilium"} <= packages
     assert not {"torch", "pandas", "pydicom", "opacus"} & packages
-    imported = "import sys, client.app, client.joining; print([m for m in ('torch', 'pandas', 'client.cohort') if m in sys.modules])"
+    imported = (
+        "import sys, client.app, client.joining; print([m for m in ('torch', 'pandas', 'client.cohort') if m in sys.modules])"
+    )
     assert run_in(root, ["python", "-c", imported], environment, user=USER).strip() == "[]"
 
 
 def test_sources_are_gone_and_programs_cannot_be_changed_by_their_user(relay: tuple[Path, dict[str, str]]) -> None:
     root, environment = relay
     assert not (root / "opt/consilium/source").exists()
-    writable = run_in(root, ["find", "/usr", "/opt", "/etc", "-xdev", "-writable", "-not", "-type", "l"], environment, user=USER)
+    writable = run_in(
+        root, ["find", "/usr", "/opt", "/etc", "-xdev", "-writable", "-not", "-type", "l"], environment, user=USER
+    )
     assert writable == ""
 
 
