@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.commands import federation, governance, predict
+from client.commands import failures, federation, governance, predict
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -139,7 +139,7 @@ def synthesize(
         typer.echo(describe_truth(out, hospital), err=True)
 
 
-for topic in (federation, predict):
+for topic in (federation, predict, failures):
     topic.register(app)
 
 

@@ -7,7 +7,7 @@
     request.json    what was sent to the center
     center.json     fingerprint of the center that was accepted at the first join
     flower/         home of Flower's processes, read-only
-    logs/, online   of ``consilium-site join``
+    logs/, warm/, online    of ``consilium-site join``
 """
 
 import json

@@ -1,15 +1,16 @@
 """``consilium-site join``: Flower's SuperNode, kept running. It reaches out to the center and is reached by nobody.
 
-The SuperNode, and the relay that it starts for each message, run in a Flower home that nothing can be written to and that
-holds one app: the thin one, whose code is this installation's. Flower counts a node whose process was killed as online for
-a minute and lets it in again only then; when and how this site was last online is kept on disk, so that a new start
-waits for that long, and says so.
+The SuperNode, and the relay that it starts for each message (``client.warm``), run in a Flower home that nothing can be
+written to and that holds one app: the thin one, whose code is this installation's. Flower counts a node whose process was
+killed as online for a minute and lets it in again only then; when and how this site was last online is kept on disk, so that
+a new start waits for that long, and says so.
 """
 
 import json
 import logging
 import os
 import socket as sockets
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from pathlib import Path
 from threading import Event
 from time import monotonic
 
+from client import warm
 from client.checks import Check
 from client.connection import PERMANENT, Center, connection_checks
 from client.enrolment import Home, accept_kit, root_validity
@@ -29,7 +31,7 @@ from shared_model.household import Household
 from shared_model.locking import alone
 from shared_model.supervisor import Service, Supervisor
 
-SUPERNODE = "supernode"
+SUPERNODE, RELAY, WARM = "supernode", "relay", "warm"
 LOCK, ONLINE = "join.lock", "online"
 REJOIN_S = 65.0  # two missed heartbeats of 30 s, and a little
 STEP_S = 0.5
@@ -110,14 +112,17 @@ class _Connection:
         self._tell = tell
         self._said = ""
         self._folder = joining.home.folder.resolve()
-        service = Service(SUPERNODE, [*prefix, *_command(joining)], pause_s=self._pause)
-        self._supervisor = Supervisor(household, [service], folder=self._folder)
+        path = {"PATH": os.pathsep.join([str(self._folder / WARM), household.environment["PATH"]])}
+        supernode = Service(SUPERNODE, [*prefix, *_command(joining)], path, pause_s=self._pause)
+        relay = Service(RELAY, [*prefix, sys.executable, "-m", "client.warm", str(self._folder / WARM)])
+        self._supervisor = Supervisor(household, [relay, supernode], folder=self._folder)
         self._connected = self._was_connected = False
         self._restarts = self._refusals = 0
         self._next_beat = self._next_warning = 0.0
         self._kit_stamp = joining.kit_file.stat().st_mtime_ns
 
     def run(self) -> None:
+        warm.write_launcher(self._folder / WARM)
         if (wait := still_online_s(self._folder)) > 0:
             self._say(f"this site's last connection ended without a goodbye: the center lets it in again in {wait:.0f} s")
             self._stop.wait(wait)

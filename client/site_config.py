@@ -261,6 +261,7 @@ class Policy(Strict):
     that is told. A protocol may run for at most ``max_rounds`` rounds, in ``max_runs`` runs, each of which may ask for at most
     ``max_evaluations`` evaluations: whoever may choose models freely learns of patients by asking often. ``small_changes``
     says what to do if the cohort differs by fewer than ``minimum_cell`` patients from one of which something was told.
+    With fewer than ``minimum_gradient`` training patients, the update of a round must be more than their gradient.
     """
 
     minimum_patients: int = Field(default=10, ge=1)
@@ -275,6 +276,7 @@ class Policy(Strict):
     max_runs: int = Field(default=10, ge=1)
     max_evaluations: int = Field(default=10, ge=1)
     small_changes: Literal["refuse", "allow"] = "refuse"
+    minimum_gradient: int = Field(default=32, ge=1)
 
     @property
     def rule(self) -> Rule:

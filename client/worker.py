@@ -8,6 +8,7 @@ quote a patient's file.
 import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -19,10 +20,12 @@ from client.cohort.pseudonyms import site_pseudonyms
 from client.explaining.budget import charge_explanation
 from client.governance import disclosure
 from client.governance.approval import Approvals
+from client.governance.audit import AuditLog
 from client.governance.budget import Ledger
 from client.governance.exchanges import Exchanges
 from client.governance.outbox import Outbox
 from client.governance.policy import Gate, asked
+from client.governance.witness import Witness
 from client.site_config import Policy, read_site
 from client.state import SiteState, lasting
 from client.tasks import describe
@@ -81,6 +84,7 @@ class Worker:
         self._state = state
         folder = lasting(state, name)
         self._approvals = approvals or Approvals(folder)
+        self._witness = Witness(AuditLog(folder, site=name))
         self._gate = Gate(name, policy, approvals=self._approvals, exchanges=Exchanges(folder))
         self._masked = MaskedReplies(name, policy=policy, files=identity, state=state)
         self._cohorts: dict[str, StudyPatients] = {}
@@ -89,15 +93,20 @@ class Worker:
     def approve(self, protocol: StudyProtocol, *, by: str) -> None:
         """Approve ``protocol`` without asking anybody, recorded as such: for sites that are simulated here. No request
         reaches this; at a hospital a person approves."""
-        self._approvals.approve(protocol, policy=self.policy, by=by, automatic=True)
+        if self._approvals.standing(protocol.sha256) is None:
+            approval = self._approvals.approve(protocol, policy=self.policy, by=by, automatic=True)
+            self._witness.audit.append(("approval", approval.for_audit))
 
     def handle(self, envelope: Envelope) -> Envelope:
         """Answer a request. Never raises: what goes wrong becomes a ``Failure`` with a neutral code."""
         started = perf_counter()
         request: Request | None = None
         try:
-            message = messages.decode(envelope)
-            request = asked(message.record)
+            try:
+                message = messages.decode(envelope)
+                request = asked(message.record)
+            finally:
+                self._witness.received(envelope, request)
             protocol = self._gate.admit(request, envelope)
             if isinstance(request, SecureSumRequest):
                 answer = self._masked.assist(request, started)
@@ -107,7 +116,7 @@ class Worker:
                 bench = self.bench(protocol, seed=request.task.seed)
                 answer = self._carry_out(request, message.vectors, bench, started)
             released = disclosure.release(answer, rule=self.policy.rule, secure_sum=protocol.privacy.secure_sum)
-            return messages.encode(released)
+            return self._witness.sealed(released, request)
         except RefusedError as error:
             code, cause = error.code, error.detail
         except MessageError as error:
@@ -120,7 +129,15 @@ class Worker:
             code, cause = FailureCode.INTERNAL, _trace(error)
         log.warning("site %s: %s: %s", self.name, code.value, cause)
         attempt = request.task.attempt if request else ""
-        return messages.encode(Message(Failure(self.name, attempt, code, seconds=perf_counter() - started)))
+        return self._refusal(Failure(self.name, attempt, code, seconds=perf_counter() - started), request)
+
+    def _refusal(self, failure: Failure, request: Request | None) -> Envelope:
+        try:
+            return self._witness.sealed(Message(failure), request)
+        except Exception as error:
+            # The log cannot be written (a full disk): nothing leaves but a code, which tells of no patient.
+            log.error("site %s: the audit log cannot be written: %s", self.name, _trace(error))
+            return messages.encode(Message(replace(failure, code=FailureCode.INTERNAL)))
 
     def cohort(self, protocol: StudyProtocol) -> StudyPatients:
         """This site's patients as ``protocol`` sees them, kept in memory after the first call.
@@ -196,6 +213,7 @@ class Worker:
     def _train(
         self, bench: Workbench, request: TrainRequest, vectors: Mapping[str, Vector], *, state: SiteState, started: float
     ) -> Message[AnyRecord]:
+        self._gate.admit_training(len(bench.parts["train"]), bench.protocol)
         private: PrivateRound | None = None
         if bench.protocol.privacy.dp is not None:
             private = self._train_privately(bench, request, vectors, state=state, started=started)

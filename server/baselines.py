@@ -1,20 +1,21 @@
-"""Comparators, in simulation only: each site alone, all patients in one place, and logistic regression.
+"""Comparators, in simulation only: each site alone, all patients in one place, logistic regression, the federated network on
+clinical variables or images alone, and the federated model trained on at each site.
 
-Local and central training are studies of their own with one site, run by the same recipe and scored by the same workers,
-so that a difference between arms is a difference of training and of nothing else.
+All but the logistic regression are studies of their own, run by the same recipe and scored by the same workers, so that a
+difference between arms is a difference of training, or of inputs, and of nothing else.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, get_args
 
 import torch
 from pydantic import TypeAdapter
 
 from server.collecting import pooled_normalization
-from server.journal import FILE, Journal
-from server.records import Arm, RunRecord
+from server.journal import FILE, Journal, Start
+from server.records import Arm, ArmKind, RunRecord
 from shared_model import messages
 from shared_model.durable import write_durably
 from shared_model.errors import FailureCode, StudyError
@@ -67,7 +68,7 @@ def read_arms(run_directory: Path) -> list[Arm]:
 class Wanted:
     """A comparator still to be made."""
 
-    kind: Literal["local", "central", "logistic"]
+    kind: ArmKind
     site: str | None = None
 
     @property
@@ -78,16 +79,42 @@ class Wanted:
     @property
     def label(self) -> str:
         """For people."""
-        return {"local": f"{self.site} alone", "central": "all patients in one place"}.get(self.kind, "logistic regression")
+        return _LABELS[self.kind].format(site=self.site)
 
 
-def missing_arms(record: RunRecord, run_directory: Path) -> list[Wanted]:
-    """Comparators that the run does not have yet."""
+_LABELS: dict[ArmKind, str] = {
+    "central": "all patients in one place",
+    "local": "{site} alone",
+    "logistic": "logistic regression",
+    "clinical_only": "clinical variables only",
+    "image_only": "images only",
+    "fine_tuned": "trained on at {site}",
+}
+ARMS: tuple[ArmKind, ...] = get_args(ArmKind)
+DEMO_ARMS: tuple[ArmKind, ...] = ("central", "local", "logistic", "clinical_only")  # the others take as long as the study
+FEDERATED_ARMS: frozenset[ArmKind] = frozenset({"clinical_only", "image_only"})
+EXPLAINED: frozenset[ArmKind] = frozenset({"local", "central", "logistic"})
+AT_A_SITE: frozenset[ArmKind] = frozenset({"local", "fine_tuned"})
+FINE_TUNING = 0.2  # of the study's rounds are trained on at a site
+
+
+def missing_arms(record: RunRecord, run_directory: Path, kinds: Collection[ArmKind] = ARMS) -> list[Wanted]:
+    """Comparators of ``kinds`` that suit the study and that the run does not have yet."""
     trained = [site for site, described in record.descriptions.items() if described.parts["train"].patients]
-    wanted = [Wanted("central"), *(Wanted("local", site) for site in trained)]
-    if record.protocol.variables and record.protocol.network.kind != "logistic":
-        wanted.append(Wanted("logistic"))
+    wanted: list[Wanted] = []
+    for kind in _LABELS:
+        if kind in kinds and _suits(kind, record.protocol):
+            wanted += [Wanted(kind, site) for site in trained] if kind in AT_A_SITE else [Wanted(kind)]
     return [arm for arm in wanted if not (run_directory / FOLDER / f"{arm.name}.json").exists()]
+
+
+def _suits(kind: ArmKind, protocol: StudyProtocol) -> bool:
+    if kind == "logistic":
+        return bool(protocol.variables) and protocol.network.kind != "logistic"
+    if kind in FEDERATED_ARMS:
+        return protocol.network.kind == "multimodal"
+    # Layers that stay at the sites are personal already; and the center does not have them to train on.
+    return kind != "fine_tuned" or not protocol.federation.personal
 
 
 def make_arm(
@@ -100,31 +127,32 @@ def make_arm(
     conduct: Conduct,
 ) -> Arm:
     """Train one comparator, score it on every site's test patients, and keep the result. An interrupted one resumes."""
-    normalization: Normalization | None
-    seed = record.seed
+    folder, run = run_directory / FOLDER / wanted.name, f"{record.run}-{wanted.name}"
     if wanted.kind == "logistic":
         protocol, weights, normalization = fit_logistic(record, pooled)
+        trained = Trained(protocol, weights, normalization, model=0)
+    elif wanted.site is not None:
+        protocol = alone(record.protocol, [record.descriptions[wanted.site]])
+        start = None
+        if wanted.kind == "fine_tuned":
+            protocol, start = _trained_on(protocol), Start(_best_model(run_directory), record.normalization)
+        trained = _train({wanted.site: workers[wanted.site]}, protocol, record, folder, conduct, run=run, start=start)
+    elif wanted.kind == "central":
+        protocol = alone(record.protocol, list(record.descriptions.values()))
+        trained = _train({pooled.name: pooled}, protocol, record, folder, conduct, run=run)
     else:
-        trainer = pooled if wanted.site is None else workers[wanted.site]
-        described = list(record.descriptions.values()) if wanted.site is None else [record.descriptions[wanted.site]]
-        protocol = alone(record.protocol, described)
-        weights, normalization = _train_alone(trainer, protocol, record, run_directory / FOLDER / wanted.name, conduct)
-    run = f"{record.run}-{wanted.name}"
-    test = {
-        name: reply.parts["test"]
-        for name, worker in workers.items()
-        if "test"
-        in (reply := _score(worker, protocol, weights, normalization, run=f"{record.run}-{wanted.name}", seed=seed)).parts
-    }
-    where = {wanted.site: workers[wanted.site]} if wanted.site is not None else workers
-    explained = protocol.model_copy(update={"explanation": record.protocol.explanation})
-    explanations = (
-        {name: _explain(worker, explained, weights, normalization, run=run, seed=record.seed) for name, worker in where.items()}
-        if record.explanations
-        else {}
+        network = record.protocol.network.model_copy(update={"kind": wanted.kind})
+        protocol = record.protocol.model_copy(update={"network": network})
+        trained = _train({site: workers[site] for site in record.enrolled}, protocol, record, folder, conduct, run=run)
+    # A federated arm was scored by its own study, with the layers that a site may have kept to itself.
+    replies = (
+        _evaluations(folder)
+        if wanted.kind in FEDERATED_ARMS
+        else {name: _score(worker, trained, run=run, seed=record.seed) for name, worker in workers.items()}
     )
-    known = {name: summary for name, summary in explanations.items() if summary is not None}
-    arm = Arm(kind=wanted.kind, site=wanted.site, test=test, explanations=known)
+    test = {name: reply.parts["test"] for name, reply in replies.items() if "test" in reply.parts}
+    explained = _explanations(wanted, trained, record, workers, run=run)
+    arm = Arm(kind=wanted.kind, site=wanted.site, test=test, explanations=explained, run=run, model=trained.model)
     (run_directory / FOLDER).mkdir(exist_ok=True)
     write_durably(run_directory / FOLDER / f"{wanted.name}.json", _ARM.dump_json(arm))
     return arm
@@ -184,28 +212,76 @@ def fit_logistic(record: RunRecord, pooled: SiteWorker) -> tuple[StudyProtocol, 
     return protocol, ParameterSpec.of(network).to_vector(network), normalization
 
 
-def _train_alone(
-    trainer: SiteWorker, protocol: StudyProtocol, record: RunRecord, directory: Path, conduct: Conduct
-) -> tuple[Vector, Normalization | None]:
+@dataclass(frozen=True)
+class Trained:
+    """A model as a study ended with it: ``weights`` ``[D]`` after round ``model``."""
+
+    protocol: StudyProtocol
+    weights: Vector
+    normalization: Normalization | None
+    model: int
+
+
+def _trained_on(protocol: StudyProtocol) -> StudyProtocol:
+    """``protocol`` for training on at a site, which takes fewer rounds than training anew."""
+    rounds = max(1, round(FINE_TUNING * protocol.federation.rounds))
+    return protocol.model_copy(update={"federation": protocol.federation.model_copy(update={"rounds": rounds})})
+
+
+def _best_model(directory: Path) -> Vector:
+    with Journal(directory) as journal:
+        best = journal.record().best_round
+        checkpoint = journal.load_checkpoint(best)
+    if checkpoint is None:
+        raise StudyError(f"the checkpoint of round {best} in {directory} is damaged: delete that folder and run again")
+    return checkpoint["model"]
+
+
+def _evaluations(directory: Path) -> Mapping[str, EvaluateReply]:
+    with Journal(directory) as journal:
+        return journal.record().evaluations
+
+
+def _train(
+    workers: Mapping[str, SiteWorker],
+    protocol: StudyProtocol,
+    record: RunRecord,
+    directory: Path,
+    conduct: Conduct,
+    *,
+    run: str,
+    start: Start | None = None,
+) -> Trained:
     if not (directory / FILE).exists():
         Journal.create(
             directory,
             protocol,
-            run=f"{record.run}-{directory.name}",
+            run=run,
             engine="in-process",
             seed=record.seed,
-            enrolled=(trainer.name,),
+            enrolled=tuple(workers),
             versions=record.versions,
+            start=start,
         ).close()
-    conduct({trainer.name: trainer}, directory)
+    conduct(workers, directory)
     with Journal(directory) as journal:
         done = journal.record()
-        checkpoint = journal.load_checkpoint(done.best_round)
-    if checkpoint is None:
-        raise StudyError(
-            f"the checkpoint of round {done.best_round} in {directory} is damaged: delete that folder and run again"
-        )
-    return checkpoint["model"], done.normalization
+    return Trained(protocol, _best_model(directory), done.normalization, model=done.best_round)
+
+
+def _explanations(
+    wanted: Wanted, trained: Trained, record: RunRecord, workers: Mapping[str, SiteWorker], *, run: str
+) -> dict[str, ExplanationSummary]:
+    """Of the comparators that the federated model is told beside; by site whose patients they were explained on."""
+    if not record.explanations or wanted.kind not in EXPLAINED:
+        return {}
+    where = {wanted.site: workers[wanted.site]} if wanted.site is not None else workers
+    protocol = trained.protocol.model_copy(update={"explanation": record.protocol.explanation})
+    found = {
+        name: _explain(worker, protocol, trained.weights, trained.normalization, run=run, seed=record.seed)
+        for name, worker in where.items()
+    }
+    return {name: summary for name, summary in found.items() if summary is not None}
 
 
 def _explain(
@@ -220,7 +296,7 @@ def _explain(
     """Shares and contributions of a comparator on a site's patients, None where the site cannot tell; drawn by the run's own
     seed, so that they are the patients on whom the federated model was explained."""
     request = ExplainRequest(
-        _task(worker, protocol, "comparator explained", run=run, seed=seed),
+        _task(worker, protocol, "comparator explained", run=run, round_=0, seed=seed),
         layout=_layout(protocol, normalization, seed=seed),
         normalization=normalization,
         basis=0,
@@ -230,10 +306,10 @@ def _explain(
     return reply.summary if isinstance(reply, ExplainReply) else None
 
 
-def _task(worker: SiteWorker, protocol: StudyProtocol, purpose: str, *, run: str, seed: int) -> Task:
+def _task(worker: SiteWorker, protocol: StudyProtocol, purpose: str, *, run: str, round_: int, seed: int) -> Task:
     worker.approve(protocol, by="comparators of a simulation")
-    attempt = messages.attempt_token(run, worker.name, 0, 1, purpose)
-    return Task(run, worker.name, round=0, attempt=attempt, protocol_json=protocol.canonical_json, seed=seed)
+    attempt = messages.attempt_token(run, worker.name, round_, 1, purpose)
+    return Task(run, worker.name, round=round_, attempt=attempt, protocol_json=protocol.canonical_json, seed=seed)
 
 
 def _layout(protocol: StudyProtocol, normalization: Normalization | None, *, seed: int) -> str:
@@ -241,23 +317,16 @@ def _layout(protocol: StudyProtocol, normalization: Normalization | None, *, see
     return ParameterSpec.of(network, personal=protocol.federation.personal).sha256
 
 
-def _score(
-    worker: SiteWorker,
-    protocol: StudyProtocol,
-    weights: Vector,
-    normalization: Normalization | None,
-    *,
-    run: str,
-    seed: int,
-) -> EvaluateReply:
+def _score(worker: SiteWorker, trained: Trained, *, run: str, seed: int) -> EvaluateReply:
+    protocol, normalization = trained.protocol, trained.normalization
     request = EvaluateRequest(
-        _task(worker, protocol, "comparator", run=run, seed=seed),
+        _task(worker, protocol, "comparator", run=run, round_=trained.model, seed=seed),
         layout=_layout(protocol, normalization, seed=seed),
         normalization=normalization,
         basis=0,
         parts=("test",),
     )
-    reply = messages.decode(worker.handle(messages.encode(Message(request, {"weights": weights})))).record
+    reply = messages.decode(worker.handle(messages.encode(Message(request, {"weights": trained.weights})))).record
     if isinstance(reply, EvaluateReply):
         return reply
     code = getattr(reply, "code", FailureCode.INTERNAL)

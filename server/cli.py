@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands import center, provision, run, watching
+from server.commands import center, compare, export, provision, run, watching
 from shared_model.command_line import errors_to_exit_codes
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from server.launch import Simulation
+    from server.launch import Extent, Simulation
     from server.records import RunRecord
 
 app = typer.Typer(
@@ -55,13 +55,15 @@ def demo(
     with errors_to_exit_codes():
         from rich.console import Console
 
-        from server.launch import prepare
+        from server.baselines import DEMO_ARMS
+        from server.launch import Extent, prepare
         from server.simulation import DEMO_STUDY, demo_hospitals
 
         console = Console()
         site_files = demo_hospitals(out / "hospitals", count=sites, patients=patients, seed=seed)
         console.print(f"{len(site_files)} synthetic hospitals of {patients} patients each are in {out / 'hospitals'}")
-        _conclude(prepare(DEMO_STUDY, site_files, out=out, seed=seed, rounds=rounds), console, with_baselines=True)
+        simulation = prepare(DEMO_STUDY, site_files, out=out, seed=seed, rounds=rounds)
+        _conclude(simulation, console, Extent(DEMO_ARMS))
 
 
 @app.command()
@@ -74,8 +76,17 @@ def simulate(
     engine: Engine = EngineName.in_process,
     threads: Threads = None,
     with_baselines: Annotated[
-        bool, typer.Option("--with-baselines", help="Also train each site alone, all together, and a logistic regression.")
+        bool, typer.Option("--with-baselines", help="Also train the other arms: each site alone, all in one place ...")
     ] = False,
+    leave_one_site_out: Annotated[
+        bool, typer.Option("--leave-one-site-out", help="Also a study without each site, tested on that site's patients.")
+    ] = False,
+    folds: Annotated[
+        int | None, typer.Option(min=2, max=20, help="Also a cross-validation over patients, with the same arms in each fold.")
+    ] = None,
+    external: Annotated[
+        list[Path] | None, typer.Option(help="A site.toml that takes no part in training and is only evaluated; repeatable.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a whole study with all sites on this machine; the same command resumes an interrupted run.
@@ -85,11 +96,22 @@ def simulate(
     with errors_to_exit_codes():
         from rich.console import Console
 
-        from server.launch import prepare
+        from server.baselines import ARMS
+        from server.launch import Extent, prepare
 
         console = Console(stderr=as_json)
-        simulation = prepare(study, sites, out=out, seed=seed, rounds=rounds, engine=engine.value, threads=threads)
-        _conclude(simulation, console, with_baselines=with_baselines, as_json=as_json)
+        simulation = prepare(
+            study,
+            sites,
+            out=out,
+            seed=seed,
+            rounds=rounds,
+            engine=engine.value,
+            threads=threads,
+            external=external or (),
+        )
+        extent = Extent(ARMS if with_baselines else (), folds=folds, leave_one_site_out=leave_one_site_out)
+        _conclude(simulation, console, extent, as_json=as_json)
 
 
 @app.command()
@@ -105,14 +127,14 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> Non
         typer.echo(f"report: {run / 'report.html'}")
 
 
-for topic in (provision, center, run, watching):
+for topic in (provision, center, run, watching, compare, export):
     topic.register(app)
 
 
-def _conclude(simulation: "Simulation", console: "Console", *, with_baselines: bool, as_json: bool = False) -> None:
+def _conclude(simulation: "Simulation", console: "Console", extent: "Extent", *, as_json: bool = False) -> None:
     from server.launch import simulate as run
 
-    record = run(simulation, with_baselines=with_baselines, console=console)
+    record = run(simulation, extent=extent, console=console)
     if as_json:
         typer.echo((simulation.out / "results.json").read_text())
     summarize(record, simulation.out, console)

@@ -26,7 +26,12 @@ def own_models(*, run: str, model: int, personal: bool) -> Models:
 
 def worth_comparing(protocol: StudyProtocol) -> bool:
     """Whether a run by itself has something to compare: clinicians' readings, or each site's own model."""
-    return bool(protocol.comparators) or protocol.federation.client_rule.kind == "ditto"
+    return allowed(protocol) and (bool(protocol.comparators) or protocol.federation.client_rule.kind == "ditto")
+
+
+def allowed(protocol: StudyProtocol) -> bool:
+    """Whether sites compare models at all: under a secure sum no site says anything by itself."""
+    return not protocol.privacy.secure_sum
 
 
 def comparison_task(record: RunRecord, site: str, *, attempt: str) -> Task:

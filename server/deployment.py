@@ -41,7 +41,7 @@ SUBMISSION = "submission.json"
 RELAUNCHES = 5  # in a row, without a further round
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 300.0
 POLL_S = 0.5
-STATUS_EVERY_S = 20.0  # asking Flower costs seconds of CPU; how a study ended is read from a file
+STATUS_EVERY_S = 60.0  # asking Flower costs seconds of CPU; a lock and a file tell sooner how a study is
 START_S = 90.0  # from submission until the ServerApp is at work
 STOP_S = 30.0
 RUNNING = {"pending", "starting", "running"}
@@ -63,9 +63,10 @@ class Interrupted(Exception):  # noqa: N818  no error: somebody asked for it
 
 
 def prepare(
-    study_file: Path, federation: Federation, sites: Sequence[str], *, out: Path, seed: int, rounds: int | None, relaunches: int
+    study_file: Path, federation: Federation, sites: Sequence[str], *, out: Path, seed: int, relaunches: int
 ) -> Deployment:
-    """Check study, sites and run directory before anything is written.
+    """Check study, sites and run directory before anything is written. The study is taken as it is: the hospitals have
+    approved that, and nothing else.
 
     Raises:
         ConfigurationError: with the faults of all of them together.
@@ -78,8 +79,6 @@ def prepare(
     faults += _site_faults(federation, sites)
     if faults:
         raise ConfigurationError(faults)
-    if rounds is not None:
-        protocol = protocol.model_copy(update={"federation": protocol.federation.model_copy(update={"rounds": rounds})})
     plan = RunPlan(protocol, study_file, tuple(sites), out, seed, ENGINE, 1)
     run_directory.refuse_another_run(plan)
     return Deployment(plan, federation, relaunches)

@@ -22,6 +22,7 @@ from safetensors.numpy import load, save
 
 from server.records import RoundRecord, RunRecord, SiteFailure, Traffic
 from shared_model import config_file
+from shared_model.audit import Head
 from shared_model.durable import sync_directory, write_durably
 from shared_model.errors import StudyError
 from shared_model.messages import CompareReply, DescribeReply, EvaluateReply, ExplainReply, Vector
@@ -29,6 +30,8 @@ from shared_model.protocol import StudyProtocol
 from shared_model.summaries import Normalization, Performance
 
 FILE = "journal.sqlite"
+START = "models/start.safetensors"
+HEADS = "heads.json"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS fact (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS description (site TEXT PRIMARY KEY, reply TEXT NOT NULL);
@@ -39,6 +42,7 @@ CREATE TABLE IF NOT EXISTS explanation (model INTEGER, brief INTEGER, site TEXT,
 CREATE TABLE IF NOT EXISTS comparison (site TEXT PRIMARY KEY, reply TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS failure (id INTEGER PRIMARY KEY, round INTEGER NOT NULL, record TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS phase (name TEXT PRIMARY KEY, seconds REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS head (site TEXT, sequence INTEGER, head TEXT NOT NULL, PRIMARY KEY (site, sequence));
 CREATE TABLE IF NOT EXISTS event (id INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL);
 """
 
@@ -49,7 +53,17 @@ _COMPARISON: TypeAdapter[CompareReply] = TypeAdapter(CompareReply)
 _SUMMED: TypeAdapter[dict[str, Performance]] = TypeAdapter(dict[str, Performance])
 _ROUND: TypeAdapter[RoundRecord] = TypeAdapter(RoundRecord)
 _FAILURE: TypeAdapter[SiteFailure] = TypeAdapter(SiteFailure)
+_HEAD: TypeAdapter[Head] = TypeAdapter(Head)
+_HEADS: TypeAdapter[tuple[Head, ...]] = TypeAdapter(tuple[Head, ...])
 _NORMALIZATION: TypeAdapter[Normalization | None] = TypeAdapter(Normalization | None)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A trained model ``weights`` ``[D]`` to go on from, and how variables were scaled when it was trained."""
+
+    weights: Vector
+    normalization: Normalization | None
 
 
 @dataclass(frozen=True)
@@ -85,9 +99,15 @@ class Journal:
         seed: int,
         enrolled: tuple[str, ...],
         versions: Mapping[str, str],
+        start: "Start | None" = None,
     ) -> Self:
-        """Start the journal of a new run. An interrupted creation leaves no journal behind."""
+        """Start the journal of a new run. An interrupted creation leaves no journal behind.
+
+        With ``start`` the run goes on from this model, instead of the one that its seed gives.
+        """
         (directory / "models").mkdir(parents=True, exist_ok=True)
+        if start is not None:
+            write_durably(directory / START, save({"model": start.weights}))
         partial = directory / f"{FILE}.partial"
         partial.unlink(missing_ok=True)
         database = sqlite3.connect(partial, isolation_level=None)
@@ -95,6 +115,8 @@ class Journal:
         database.executescript(SCHEMA)
         facts = {"protocol": protocol.canonical_json, "run": run, "engine": engine, "seed": seed, "enrolled": enrolled}
         facts |= {"versions": dict(versions), "started": _now()}
+        if start is not None:
+            facts["normalization"] = json.loads(_NORMALIZATION.dump_json(start.normalization))
         with _durable(database):
             database.executemany("INSERT INTO fact VALUES (?, ?)", [(key, json.dumps(value)) for key, value in facts.items()])
         database.close()
@@ -147,10 +169,17 @@ class Journal:
 
     def finish(self, *, best_round: int, stopped: str) -> None:
         """Mark the run as finished."""
+        self._write_heads()
         with _durable(self._database):
             self._set("best_round", best_round)
             self._set("stopped", stopped)
             self._set("finished", _now())
+
+    @property
+    def start(self) -> Vector | None:
+        """The model that the run goes on from; None where its seed gives it."""
+        file = self.directory / START
+        return load(file.read_bytes())["model"] if file.exists() else None
 
     # Sites
 
@@ -182,6 +211,21 @@ class Journal:
         row = (failure.round, _FAILURE.dump_json(failure).decode())
         self._database.execute("INSERT INTO failure (round, record) VALUES (?, ?)", row)
 
+    def add_head(self, head: Head) -> None:
+        """Keep the head of a site's audit log, as its reply gave it."""
+        row = (head.site, head.sequence, _HEAD.dump_json(head).decode())
+        self._database.execute("INSERT OR REPLACE INTO head VALUES (?, ?, ?)", row)
+
+    def heads(self) -> dict[str, Head]:
+        """The newest head of each site's audit log, by site."""
+        rows = self._database.execute("SELECT site, head, max(sequence) FROM head GROUP BY site ORDER BY site")
+        return {site: _HEAD.validate_json(head) for site, head, _ in rows}
+
+    def _write_heads(self) -> None:
+        """For whoever checks a site's audit log: ``heads.json``."""
+        if heads := tuple(self.heads().values()):
+            write_durably(self.directory / HEADS, _HEADS.dump_json(heads, indent=2))
+
     # Rounds
 
     def commit_round(self, record: RoundRecord, tensors: Mapping[str, Vector]) -> RoundRecord:
@@ -192,6 +236,7 @@ class Journal:
         content = save(dict(tensors), metadata={"round": str(record.round), "run": self.run})
         digest = hashlib.sha256(content).hexdigest()
         write_durably(self._checkpoint(record.round), content)
+        self._write_heads()
         record = replace(record, checkpoint_sha256=digest)
         parent = self._database.execute("SELECT sha256 FROM round WHERE round = ?", (record.round - 1,)).fetchone()
         row = (record.round, _ROUND.dump_json(record).decode(), digest, parent[0] if parent else "")
@@ -305,7 +350,8 @@ class Journal:
 
     def event(self, kind: str, **body: Any) -> None:
         """Tell whoever watches."""
-        self._database.execute("INSERT INTO event (at, kind, body) VALUES (?, ?, ?)", (_now(), kind, json.dumps(body)))
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._database.execute("INSERT INTO event (at, kind, body) VALUES (?, ?, ?)", (at, kind, json.dumps(body)))
 
     def events(self, *, after: int = 0) -> list[tuple[int, str, dict[str, Any]]]:
         """Events with a number above ``after``: number, kind, body."""

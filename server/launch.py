@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
-from server import baselines, run_directory
+from server import baselines, comparing, pairing, run_directory
+from server.designing import carry_out_design, make_arms
+from server.designs import read_design
 from server.journal import Journal
 from server.progress import ProgressDisplay
-from server.records import RunRecord
+from server.records import ArmKind, RunRecord
 from server.results import write_results
 from server.run_directory import RunPlan
 from shared_model.errors import ConfigurationError, Fault
@@ -50,8 +52,10 @@ def prepare(
     rounds: int | None = None,
     engine: Engine = "in-process",
     threads: int | None = None,
+    external: Sequence[Path] = (),
 ) -> Simulation:
-    """Check every file, and every site's data against the protocol, before anything is written.
+    """Check every file, and every site's data against the protocol, before anything is written. The sites of the files
+    ``external`` are evaluated, and take no part in training.
 
     Raises:
         ConfigurationError: with the faults of all files together; or ``out`` holds the run of something else.
@@ -64,11 +68,15 @@ def prepare(
     except ConfigurationError as error:
         faults += error.faults
     try:
-        sites = read_sites(site_files)
+        sites = read_sites([*site_files, *external])
     except ConfigurationError as error:
         faults += error.faults
     if faults:
         raise ConfigurationError(faults)
+    if external:
+        names = tuple(name for name, file in sites.items() if file in external)
+        known = (*protocol.evaluation.external, *(name for name in names if name not in protocol.evaluation.external))
+        protocol = protocol.model_copy(update={"evaluation": protocol.evaluation.model_copy(update={"external": known})})
     if rounds is not None:
         protocol = protocol.model_copy(update={"federation": protocol.federation.model_copy(update={"rounds": rounds})})
     simulation = Simulation(
@@ -84,12 +92,23 @@ def prepare(
     return simulation
 
 
-def simulate(simulation: Simulation, *, with_baselines: bool, console: Console) -> RunRecord:
-    """Run or resume to the end, with comparators if asked for, and write the results. Returns the finished run.
+@dataclass(frozen=True)
+class Extent:
+    """What a simulation does beyond the study itself: comparators ``arms`` (also in each fold), so many ``folds`` of a
+    cross-validation, a study without each site."""
+
+    arms: tuple[ArmKind, ...] = ()
+    folds: int | None = None
+    leave_one_site_out: bool = False
+
+
+def simulate(simulation: Simulation, *, extent: Extent, console: Console) -> RunRecord:
+    """Run or resume to the end, with all that ``extent`` asks for, and write the results. Returns the finished run.
 
     Raises:
         ConfigurationError: sites' files do not fit; nothing is written then.
-        StudyError: the study cannot go on, or another command is at work in the same run directory.
+        StudyError: the study cannot go on, or another command is at work in the same run directory. Where only a study of
+            the design cannot, the others are carried out first, and the results written.
     """
     from server.simulation import open_workers
 
@@ -98,9 +117,11 @@ def simulate(simulation: Simulation, *, with_baselines: bool, console: Console) 
     out.mkdir(parents=True, exist_ok=True)
     with run_directory.alone_in(out):
         record = _train(simulation, workers, console)
-        if with_baselines:
-            _compare(record, workers, out, console)
-        report(out)
+        _compare(record, workers, out, extent.arms, console)
+        try:
+            carry_out_design(record, workers, out, extent, console)
+        finally:
+            report(out)
     return record
 
 
@@ -121,14 +142,16 @@ def _train(simulation: Simulation, workers: "Mapping[str, Worker]", console: Con
         return journal.record()
 
 
-def _compare(record: RunRecord, workers: "Mapping[str, Worker]", out: Path, console: Console) -> None:
-    from server.simulation import central_worker, run_in_process
-
-    pooled = central_worker(workers, state=out / "sites")
-    for arm in baselines.missing_arms(record, out):
-        console.print(f"  comparator: {arm.label}", highlight=False)
-        with ProgressDisplay(out / baselines.FOLDER / arm.name, console=console, label=arm.label, one_line=True):
-            baselines.make_arm(arm, record=record, run_directory=out, workers=workers, pooled=pooled, conduct=run_in_process)
+def _compare(record: RunRecord, workers: "Mapping[str, Worker]", out: Path, kinds: Sequence[ArmKind], console: Console) -> None:
+    """Make the comparators that are missing, and let each site compare all of them."""
+    if not kinds:
+        return
+    make_arms(record, workers, out, kinds, console, state=out / "sites")
+    if not comparing.allowed(record.protocol):
+        return
+    with Journal(out) as journal:
+        for reply in pairing.compare_arms(record, baselines.read_arms(out), workers):
+            journal.add_comparison(reply)
 
 
 def report(out: Path) -> None:
@@ -139,4 +162,4 @@ def report(out: Path) -> None:
     """
     with Journal(out) as journal:
         record = journal.record()
-    write_results(out, record, baselines.read_arms(out))
+    write_results(out, record, baselines.read_arms(out), read_design(out))

@@ -112,16 +112,39 @@ class RunRecord:
     summed: Mapping[str, Performance] = field(default_factory=dict)
 
 
+ArmKind = Literal["local", "central", "logistic", "clinical_only", "image_only", "fine_tuned"]
+
+
 @dataclass(frozen=True)
 class Arm:
     """A comparator of simulation: one model trained otherwise, scored on every site's test patients.
 
-    ``kind`` ``local`` (trained at ``site`` alone), ``central`` (all patients in one place), or ``logistic`` (central
-    logistic regression on the tabular variables). ``test`` maps each site with test patients to its performance,
-    ``explanations`` each site whose patients the model was explained on to the sums of that.
+    ``kind`` ``local`` (trained at ``site`` alone), ``central`` (all patients in one place), ``logistic`` (central
+    logistic regression on the tabular variables), ``clinical_only`` and ``image_only`` (federated, with that network), or
+    ``fine_tuned`` (the federated model, trained on at ``site``). ``test`` maps each site with test patients to its performance,
+    ``explanations`` each site whose patients the model was explained on to the sums of that. Sites keep its scores as those of
+    model ``model`` of ``run``.
     """
 
-    kind: Literal["local", "central", "logistic"]
+    kind: ArmKind
     site: str | None
     test: Mapping[str, Performance]
     explanations: Mapping[str, ExplanationSummary] = field(default_factory=dict)
+    run: str = ""
+    model: int = 0
+
+
+@dataclass(frozen=True)
+class Design:
+    """Studies that belong to a run: without one site, by that site, and the folds of a cross-validation in order.
+
+    ``compared`` is what each site says of all folds together, ``halted`` why a study without a site could not go on.
+    """
+
+    left_out: Mapping[str, RunRecord] = field(default_factory=dict)
+    folds: tuple[RunRecord, ...] = ()
+    compared: Mapping[str, CompareReply] = field(default_factory=dict)
+    halted: Mapping[str, str] = field(default_factory=dict)
+
+
+NO_DESIGN = Design()

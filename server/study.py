@@ -22,6 +22,7 @@ from server.masked_rounds import MaskedRounds, Question, require_enough
 from server.optimizers import ServerOptimizer
 from server.records import Phase, RoundRecord, SiteFailure, SiteRound
 from shared_model import messages
+from shared_model.audit import Head, does_not_follow
 from shared_model.durable import write_durably
 from shared_model.errors import ConfigurationError, FailureCode, Fault, RefusedError, StudyError
 from shared_model.masking import MINIMUM_SITES
@@ -163,7 +164,8 @@ class FederatedStudy:
         self.network = network
         self.spec = ParameterSpec.of(network, personal=self.protocol.federation.personal)
         newest = self.journal.newest_checkpoint()
-        self.round, tensors = newest if newest else (0, {MODEL: self.spec.to_vector(network)})
+        start = self.journal.start
+        self.round, tensors = newest if newest else (0, {MODEL: self.spec.to_vector(network) if start is None else start})
         self.model = ServerOptimizer(self.protocol.federation.server_optimizer, tensors[MODEL])
         self.model.restore({name.removeprefix(OPTIMIZER): t for name, t in tensors.items() if name.startswith(OPTIMIZER)})
         self.control = tensors.get(CONTROL, np.zeros(self.spec.size, np.float32))
@@ -422,9 +424,19 @@ class FederatedStudy:
             self.journal.add_traffic(up=answer.envelope.size)
             with self._refusing(answer.site, phase, task.round):
                 message = admission.admit(answer.envelope, site=answer.site, attempt=task.attempt)
+                self._keep_head(answer.site, message.record.head)
                 self.journal.add_seconds("site_compute", message.record.seconds)
                 self.journal.event("answered", phase=phase, site=answer.site, seconds=message.record.seconds)
                 yield answer.site, message
+
+    def _keep_head(self, site: str, head: Head | None) -> None:
+        """Keep the head of a site's audit log for the other sites to see. One that does not follow is told, and not kept."""
+        if head is None:
+            return
+        if against := does_not_follow(head, known=self.journal.heads().get(site), site=site):
+            self.journal.event("warning", text=f"{site}: {against}")
+        else:
+            self.journal.add_head(head)
 
     def _task(self, site: str, phase: Phase, round_: int, attempt: int = 1) -> Task:
         return Task(
@@ -434,6 +446,7 @@ class FederatedStudy:
             attempt=messages.attempt_token(self.journal.run, site, round_, attempt, f"{phase} {self.journal.rewound}"),
             protocol_json=self.protocol.canonical_json,
             seed=self.journal.seed,
+            heads=tuple(self.journal.heads().values()),
         )
 
     def _basis(self, site: str, model: int) -> int:

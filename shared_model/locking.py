@@ -4,8 +4,11 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 
 from shared_model.errors import StudyError
+
+_PATIENCE_S = 0.3  # whoever only looks whether the file is held holds it for a moment
 
 
 @contextmanager
@@ -16,10 +19,15 @@ def alone(file: Path, *, otherwise: str) -> Iterator[None]:
         StudyError: another process holds it; ``otherwise`` says what to do.
     """
     with file.open("a") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(otherwise) from None
+        deadline = monotonic() + _PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if monotonic() > deadline:
+                    raise StudyError(otherwise) from None
+            sleep(_PATIENCE_S / 10)
         yield
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
+from shared_model.audit import Head
 from shared_model.disclosure import Suppression
 from shared_model.errors import FailureCode, MessageError
 from shared_model.explanations import ExplanationSummary
@@ -60,7 +61,8 @@ class Envelope:
 
 @dataclass(frozen=True)
 class Task(Record):
-    """What every request states. ``attempt`` marks one sending of it; a reply must repeat it to count."""
+    """What every request states. ``attempt`` marks one sending of it; a reply must repeat it to count. ``heads`` are the
+    newest heads of the sites' audit logs that the center knows, for each site to keep."""
 
     run: str
     site: str
@@ -68,6 +70,7 @@ class Task(Record):
     attempt: str
     protocol_json: str
     seed: int
+    heads: tuple[Head, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,7 @@ class DescribeReply(Record):
     of: Part = "train"
     suppressed: tuple[Suppression, ...] = ()
     keys: Advertisement | None = None
+    head: Head | None = None
     kind: Literal["describe_reply"] = "describe_reply"
 
 
@@ -225,6 +229,7 @@ class TrainReply(Record):
     privacy: PrivacySpent | None = None
     suppressed: tuple[Suppression, ...] = ()
     masks: MaskedShares | None = None
+    head: Head | None = None
     kind: Literal["train_reply"] = "train_reply"
 
 
@@ -241,6 +246,7 @@ class EvaluateReply(Record):
     seconds: Seconds
     suppressed: tuple[Suppression, ...] = ()
     masks: MaskedShares | None = None
+    head: Head | None = None
     kind: Literal["evaluate_reply"] = "evaluate_reply"
 
 
@@ -257,6 +263,7 @@ class CompareReply(Record):
     readings: dict[str, Reading]
     seconds: Seconds
     suppressed: tuple[Suppression, ...] = ()
+    head: Head | None = None
     kind: Literal["compare_reply"] = "compare_reply"
 
 
@@ -269,6 +276,7 @@ class KeysReply(Record):
     attempt: str
     keys: Advertisement
     seconds: Seconds
+    head: Head | None = None
     kind: Literal["keys_reply"] = "keys_reply"
 
 
@@ -281,6 +289,7 @@ class ConfirmReply(Record):
     attempt: str
     signature: Signature
     seconds: Seconds
+    head: Head | None = None
     kind: Literal["confirm_reply"] = "confirm_reply"
 
 
@@ -293,6 +302,7 @@ class UnmaskReply(Record):
     attempt: str
     shares: ReleasedShares
     seconds: Seconds
+    head: Head | None = None
     kind: Literal["unmask_reply"] = "unmask_reply"
 
 
@@ -305,6 +315,7 @@ class Failure(Record):
     attempt: str
     code: FailureCode
     seconds: Seconds
+    head: Head | None = None
     kind: Literal["failure"] = "failure"
 
 
@@ -322,6 +333,7 @@ class ExplainReply(Record):
     seconds: Seconds
     private: bool = False
     suppressed: tuple[Suppression, ...] = ()
+    head: Head | None = None
     kind: Literal["explain_reply"] = "explain_reply"
 
 

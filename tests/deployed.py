@@ -77,6 +77,11 @@ class Deployed:
         ):
             assert result.returncode == 0, result.stdout + result.stderr
 
+    def approve(self, site: str, study: Path) -> None:
+        state = self.folder / "state" / site
+        result = self.site("approve", study, "--site", self.sites[site], "--state", state, "--yes", "--by", "test")
+        assert result.returncode == 0, result.stdout + result.stderr
+
     def up(self) -> None:
         self.start("up", CENTER, "up", self.federation)
         self.await_line("up", "hospitals can connect")
@@ -108,7 +113,7 @@ class Deployed:
             env=environment() | more,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
 

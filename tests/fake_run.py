@@ -1,6 +1,7 @@
 """A finished run with everything that goes wrong in one: a site of each class alone, an empty one, one that dropped out for
 two rounds, one that never answered. Scores are drawn, not trained."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -123,6 +124,12 @@ def _tune(hospital: Hospital, seed: int, *, skill: float = 1.0) -> Performance:
     return performance(tune.scores, tune.labels, evaluation=PROTOCOL.evaluation)
 
 
+def _scored(hospital: Hospital, seed: int, *, skill: float) -> Performance:
+    """Test patients with what adds up, as the pooled result of a comparator needs them."""
+    test = _draw(hospital, seed, skill=skill)
+    return performance(test.scores, test.labels, evaluation=PROTOCOL.evaluation)
+
+
 def _test(hospital: Hospital, seed: int, *, skill: float = 1.0) -> Performance:
     """Test patients with everything that a site says of them."""
     test, tune = _draw(hospital, seed, skill=skill), _draw(hospital, 50 + seed, skill=skill)
@@ -201,8 +208,12 @@ def _round(number: int) -> RoundRecord:
 
 
 def _arms(tested: dict[str, Performance]) -> tuple[Arm, ...]:
-    def at_all_sites(skill: float) -> dict[str, Performance]:
-        return {name: _test(HOSPITALS[name], seed, skill=skill) for seed, name in enumerate(HOSPITALS) if name in tested}
+    def at_all_sites(skill: float, *, in_full: Collection[str] = HOSPITALS) -> dict[str, Performance]:
+        return {
+            name: (_test if name in in_full else _scored)(HOSPITALS[name], seed, skill=skill)
+            for seed, name in enumerate(HOSPITALS)
+            if name in tested
+        }
 
-    local = [Arm("local", name, at_all_sites(0.35 + 0.4 * HOSPITALS[name].patients / 400)) for name in tested]
+    local = [Arm("local", name, at_all_sites(0.35 + 0.4 * HOSPITALS[name].patients / 400, in_full={name})) for name in tested]
     return (*local, Arm("central", None, at_all_sites(1.06)), Arm("logistic", None, at_all_sites(0.7)))

@@ -47,7 +47,9 @@ def cut(data: CohortTensors, *, shares: tuple[float, float, float]) -> StudyPati
     return StudyPatients(data, dict(zip(PARTS, pieces, strict=True)), flow, order=torch.arange(len(data)))
 
 
-LAX = Policy(minimum_patients=1, minimum_cell=1)  # for tests of the recipe, whose parts hold a dozen patients
+LAX = Policy(
+    minimum_patients=1, minimum_cell=1, minimum_gradient=1
+)  # for tests of the recipe, whose parts hold a dozen patients
 
 
 def worker(site: str, folder: Path, *, policy: Policy | None = None, **made: object) -> Worker:

@@ -40,6 +40,13 @@ class Approval(Record):
     revoked_by: str | None = None
     revoked_at: str | None = None
 
+    @property
+    def for_audit(self) -> dict[str, object]:
+        """What the audit log says of this decision."""
+        said: dict[str, object] = {"protocol": self.protocol_sha256, "study": self.study, "rounds": self.rounds, "by": self.by}
+        said |= {} if self.epsilon is None else {"epsilon": f"{self.epsilon:g}"}
+        return said | {"automatic": self.automatic} | ({"revoked_by": self.revoked_by} if self.revoked_by else {})
+
 
 class Approvals:
     """The approvals of one site, in ``folder``."""

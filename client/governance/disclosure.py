@@ -27,17 +27,18 @@ from shared_model.messages import (
     KeysReply,
     Message,
     Part,
+    Reply,
     SecureSumReply,
     TrainReply,
     UnmaskReply,
 )
-from shared_model.summaries import CategoryCounts, CohortFlow, Moments, PartCounts, Performance
+from shared_model.summaries import CategoryCounts, CohortFlow, Moments, PartCounts, Performance, ScoreHistogram, ThresholdCounts
 
 Taken = list[Suppression]
 K = TypeVar("K")
 
 
-def release(message: Message[AnyRecord], *, rule: Rule, secure_sum: bool = False) -> Message[AnyRecord]:
+def release(message: Message[AnyRecord], *, rule: Rule, secure_sum: bool = False) -> Message[Reply]:
     """``message`` without what may not leave, and with the list of what was taken out. In a study with ``secure_sum`` no
     histogram leaves in the clear, and of a round nothing that adds up.
 
@@ -51,7 +52,7 @@ def release(message: Message[AnyRecord], *, rule: Rule, secure_sum: bool = False
     return Message(_without_summed(record) if secure_sum else record, message.vectors, message.masked)
 
 
-def _without_summed(record: AnyRecord) -> AnyRecord:
+def _without_summed(record: Reply) -> Reply:
     match record:
         case TrainReply():
             return replace(record, tune=None if record.tune is None else secure_layout.without_sums(record.tune), loss=None)
@@ -219,6 +220,7 @@ def _training(reply: TrainReply, rule: Rule) -> TrainReply:
     if tune is not None and (why := why_not(tune, rule)):
         taken.append(Suppression(performance_on("tune"), why))
         tune = None
+    tune = None if tune is None else _coarse(tune, rule, taken, on="tune patients")
     loss = reply.loss
     if loss is not None and reply.patients < rule.minimum_patients:
         taken.append(Suppression("training loss", Why.FEW_PATIENTS))
@@ -240,12 +242,60 @@ def _performances(
         if why := why_not(performance, rule):
             taken.append(Suppression(performance_on(part, personal=personal), why))
         else:
-            yield part, performance
+            yield part, _coarse(performance, rule, taken, on=f"{part} patients")
 
 
 def why_not(performance: Performance, rule: Rule) -> Why | None:
     """Why a performance may not leave; None if it may."""
-    return _few(performance.sums.count, performance.sums.positives, rule)
+    why = _few(performance.sums.count, performance.sums.positives, rule)
+    if why is None and _singles_out(performance.histogram, rule):
+        return Why.ALIKE
+    return why
+
+
+def _singles_out(histogram: ScoreHistogram, rule: Rule) -> bool:
+    """Whether all patients but a few score alike: sums and ranks then tell the outcome of those few. No model that was
+    trained does so, but one that was made to ask about somebody does."""
+    together = [negatives + positives for _, _, negatives, positives in histogram.cells]
+    return _small(sum(together) - max(together, default=0), rule)
+
+
+def _coarse(performance: Performance, rule: Rule, taken: Taken, *, on: str) -> Performance:
+    """``performance`` with a histogram of merged bins, and counts at thresholds between no two of which, nor beyond which,
+    are but a few patients. Where there would be, the counts are those of the threshold before, or of calling nobody."""
+    if rule.minimum_cell == 1:
+        return performance
+    histogram, assessment = performance.histogram.coarsened(rule.minimum_cell), performance.assessment
+    chosen = assessment.thresholds if assessment is not None else ()
+    told = _apart([*performance.thresholds, *(found.counts for found in chosen)], rule)
+    if assessment is not None:
+        rules = tuple(replace(found, counts=told[found.counts.threshold]) for found in chosen)
+        assessment = replace(assessment, thresholds=rules)
+    thresholds = tuple(told[counts.threshold] for counts in performance.thresholds)
+    if thresholds != performance.thresholds or assessment != performance.assessment:
+        taken.append(Suppression(f"counts at some thresholds on {on}", Why.SMALL_CELL))
+    return replace(performance, histogram=histogram, thresholds=thresholds, assessment=assessment)
+
+
+def _apart(thresholds: list[ThresholdCounts], rule: Rule) -> dict[float, ThresholdCounts]:
+    """Counts as they are told, by threshold."""
+    told: dict[float, ThresholdCounts] = {}
+    before: ThresholdCounts | None = None
+    for counts in sorted(thresholds, key=lambda counts: counts.threshold):
+        called = counts.true_positive + counts.false_positive
+        positives = counts.true_positive + counts.false_negative
+        negatives = counts.true_negative + counts.false_positive
+        if before is None:
+            before = ThresholdCounts(counts.threshold, true_positive=positives, false_positive=negatives)
+        between = before.true_positive + before.false_positive - called
+        if _small(between, rule):
+            before = replace(before, threshold=counts.threshold)
+        elif _small(called, rule):
+            before = ThresholdCounts(counts.threshold, true_negative=negatives, false_negative=positives)
+        else:
+            before = counts
+        told[counts.threshold] = before
+    return told
 
 
 def _few(patients: int, positives: int, rule: Rule) -> Why | None:
@@ -264,7 +314,7 @@ def _comparison(reply: CompareReply, rule: Rule) -> CompareReply:
         if why := why_not(performance, rule):
             taken.append(Suppression(f"performance of {name}", why))
         else:
-            performances[name] = performance
+            performances[name] = _coarse(performance, rule, taken, on=name)
     for name, pair in reply.comparisons.items():
         if why := _few(pair.patients, pair.positives, rule):
             taken.append(Suppression(f"comparison with {name}", why))
@@ -313,7 +363,7 @@ def _step_of_secure_sum(reply: SecureSumReply, rule: Rule) -> SecureSumReply:
     return reply
 
 
-_RULES: Mapping[type, Callable[[Any, Rule], AnyRecord]] = {
+_RULES: Mapping[type, Callable[[Any, Rule], Reply]] = {
     DescribeReply: _description,
     TrainReply: _training,
     EvaluateReply: _evaluation,

@@ -6,6 +6,7 @@ from client.cohort import StudyPatients
 from client.governance.approval import Approval, Approvals
 from client.governance.exchanges import Exchanges
 from client.site_config import Policy, TaskName
+from client.training.loop import steps_per_round
 from shared_model import config_file
 from shared_model.errors import ConfigurationError, FailureCode, RefusedError
 from shared_model.messages import AnyRecord, Envelope, EvaluateRequest, Request, SecureSumRequest, Task
@@ -74,6 +75,24 @@ class Gate:
             versions = self._exchanges.versions(patients, protocol_sha256=protocol.sha256)
             self._exchanges.admit_cohort(versions, policy=self.policy)
             self._admitted[1].add(protocol.sha256)
+
+    def admit_training(self, patients: int, protocol: StudyProtocol) -> None:
+        """Make sure that an update is no gradient of a few patients, from which their values follow: enough of them train, and
+        few of them more than a single time. Noise of differential privacy protects them otherwise.
+
+        Raises:
+            RefusedError: ``TOO_FEW_PATIENTS``.
+        """
+        if not patients or protocol.privacy.dp is not None:
+            return
+        training, fewest = protocol.training, self.policy.minimum_gradient
+        steps = steps_per_round(training, patients=patients)
+        once = training.optimizer == "sgd" and (training.epochs == 1 or steps * training.batch_size <= patients)
+        if patients < self.policy.minimum_cell:
+            raise RefusedError(FailureCode.TOO_FEW_PATIENTS, f"{patients} patients to train on")
+        if patients < fewest and (steps == 1 or once):
+            found = f"{steps} steps over {patients} patients are hardly more than their gradient"
+            raise RefusedError(FailureCode.TOO_FEW_PATIENTS, f"{found}; policy.minimum_gradient is {fewest}")
 
     def _approval(self, protocol: StudyProtocol) -> Approval:
         try:

@@ -4,7 +4,7 @@ Computed at the site from its patients' scores. Counts below ``minimum_cell`` ar
 let them be found by subtraction.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,8 +130,8 @@ def _recalibrate(
 ) -> tuple[tuple[Recalibration, ...], str | None]:
     others = tune.labels.size - tune.events
     if min(tune.events, others) < minimum_cell or not test.scores.size:
-        found = f"{tune.events} tuning patients with the event and {others} without" if test.scores.size else "no test patients"
-        return (), f"{found}; at least {minimum_cell} of each are needed"
+        few = f"fewer than {minimum_cell} tuning patients with the event, or without it"  # not how many: they are few
+        return (), few if test.scores.size else "no test patients"
     lines: dict[str, tuple[float, float]] = {}
     if (shift := metrics.calibration_in_the_large(tune.scores, tune.labels)) is not None:
         lines["intercept"] = (shift.value, 1.0)
@@ -178,6 +178,13 @@ def suppressed_levels(counts: Mapping[str, tuple[int, int]], *, minimum_cell: in
         if 0 < events < minimum_cell or 0 < patients - events < minimum_cell
     }
     rest = sorted((level for level in counts if level not in small), key=lambda level: counts[level][0])
-    while len(small) == 1 and rest:
+    while rest and (len(small) == 1 or _few_together([counts[level] for level in small], minimum_cell)):
         small[rest.pop(0)] = "would tell a suppressed level by subtraction"
     return small
+
+
+def _few_together(counts: Sequence[tuple[int, int]], minimum_cell: int) -> bool:
+    """Whether of the suppressed levels together, which follow from the total, there are too few with or without the event."""
+    events = sum(found for _, found in counts)
+    others = sum(patients for patients, _ in counts) - events
+    return 0 < events < minimum_cell or 0 < others < minimum_cell

@@ -21,6 +21,7 @@ from shared_model.errors import FailureCode, RefusedError
 from shared_model.masking import Words
 from shared_model.messages import (
     AnyRecord,
+    CompareRequest,
     ConfirmReply,
     ConfirmRequest,
     EvaluateReply,
@@ -84,6 +85,8 @@ class MaskedReplies:
         Raises:
             RefusedError: ``PROTOCOL_MISMATCH``, ``TASK_NOT_ALLOWED`` or ``SECURE_SUM_REFUSED``.
         """
+        if isinstance(request, CompareRequest) and (protocol.privacy.secure_sum or self._policy.secure_sum_required):
+            raise RefusedError(FailureCode.TASK_NOT_ALLOWED, "a comparison is of one site, and so cannot be summed under masks")
         if not isinstance(request, TrainRequest | EvaluateRequest):
             return
         if protocol.privacy.secure_sum != (request.masking is not None):

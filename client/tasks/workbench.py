@@ -19,6 +19,7 @@ from shared_model.protocol import StudyProtocol
 from shared_model.summaries import CohortFlow, Normalization
 
 SCORING_BATCH = 256
+MODEL_NORM_LIMIT = 1e4  # a ResNet-50 that was trained has a few hundred
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Workbench:
             raise RefusedError(FailureCode.MODEL_REFUSED, f"model of {found} where the study has {self.spec.size} parameters")
         if not np.isfinite(weights).all():
             raise RefusedError(FailureCode.MODEL_REFUSED, "model with values that are not finite")
+        if (norm := float(np.linalg.norm(weights))) > MODEL_NORM_LIMIT:
+            raise RefusedError(FailureCode.MODEL_REFUSED, f"model of norm {norm:.3g}: made to single somebody out, or diverged")
         self.spec.load(self.network, weights)
         self.spec.load_personal(self.network, self.first_personal if personal is None else personal)
         if self.protocol.variables:

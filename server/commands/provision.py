@@ -129,13 +129,18 @@ def certificates(
 
 
 def list_sites(
-    federation: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False
+    federation: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    roster: Annotated[bool, typer.Option("--roster", help="Print roster.toml: who signs for which hospital.")] = False,
 ) -> None:
-    """List the hospitals, and whether their keys are accepted.
+    """List the hospitals, and whether their keys are accepted. With --roster, the file with which hospitals know each other in
+    secure sums; each compares it with the others, not with the center.
 
     Example: consilium-center sites federation
     """
     with errors_to_exit_codes():
+        import tomli_w
+
         from server import provisioning
         from shared_model.certificates import spoken
         from shared_model.enrolment import key_sha256
@@ -154,6 +159,10 @@ def list_sites(
         ]
         if as_json:
             typer.echo(json.dumps({"sites": rows}, indent=2))
+            return
+        if roster:
+            keys = {site.site: site.identity_key for site in folder.sites().values() if not site.revoked}
+            typer.echo(tomli_w.dumps({"sites": keys}), nl=False)
             return
         for row in rows:
             typer.echo(f"{row['site']:<20} {row['status']:<9} identity {spoken(str(row['identity']))}  {row['title']}".rstrip())

@@ -18,7 +18,6 @@ def run(
     federation: Annotated[Path, typer.Option(metavar="FEDERATION", help="The folder of the center that is up.")],
     sites: Annotated[str, typer.Option(metavar="NAME,NAME...", help="The hospitals that take part.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run directory; given again, it resumes.")],
-    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds, instead of the study's own number.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Every random draw follows from it.")] = 0,
     relaunches: Annotated[int, typer.Option(min=0, help="Launches in a row without a further round, before it gives up.")] = 5,
 ) -> None:
@@ -43,7 +42,7 @@ def run(
         console = Console()
         names = [name.strip() for name in sites.split(",") if name.strip()]
         folder = Federation(federation)
-        prepared = deployment.prepare(study, folder, names, out=out, seed=seed, rounds=rounds, relaunches=relaunches)
+        prepared = deployment.prepare(study, folder, names, out=out, seed=seed, relaunches=relaunches)
         warn(folder)
         stop = Event()
         for number in (signal.SIGTERM, signal.SIGINT):

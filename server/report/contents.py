@@ -90,6 +90,11 @@ def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def _case_mix(document: Json) -> Json:
+    described = [site for site in document["sites"] if any(site in row["sites"] for row in document["case_mix"]["variables"])]
+    return {"described": described, "furthest": document["case_mix"]["pairs"][:3]}
+
+
 SECTIONS = (
     Section("minute", "In one minute", _minute),
     Section("answers", "Ten questions", lambda document: {"answers": answers(document)}, last=True),
@@ -100,6 +105,11 @@ SECTIONS = (
     Section("between", "Between sites", _between),
     Section("subgroups", "Groups of patients"),
     Section("comparison", "Does joining help?"),
+    Section("leftout", "Where the model has never been"),
+    Section("folds", "Cross-validation: every patient tested once"),
+    Section("readings", "Beside clinicians' own assessment"),
+    Section("strata", "Low, intermediate and high risk"),
+    Section("casemix", "How the sites' patients differ", _case_mix),
     Section("explanation", "Why the model says what it says", explanation.context),
     Section("course", "How the training went", _course),
     Section("participation", "Who took part"),

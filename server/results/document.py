@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from server.records import Arm, RoundRecord, RunRecord
-from server.results import heterogeneity, privacy, scored
+from server.records import NO_DESIGN, Arm, Design, RoundRecord, RunRecord
+from server.results import heterogeneity, paired, privacy, scored
+from server.results.case_mix import adequacy, case_mix
+from server.results.design import design_of
 from server.results.explained import explanation
-from shared_model import metrics
+from server.results.readings import comparators
+from server.results.scorer import Scorer
+from server.results.strata import strata
 from shared_model.disclosure import performance_on
 from shared_model.messages import DescribeReply
 from shared_model.protocol import StudyProtocol
-from shared_model.protocol_evaluation import Evaluation
 from shared_model.summaries import CategoryCounts, Moments, Performance, ScoreHistogram, ScoreSums, ThresholdCounts
 
 Json = dict[str, Any]
@@ -20,12 +22,17 @@ SCHEMA_VERSION = 1
 SEQUENTIAL_ENGINE = "in-process"  # its sites compute one after another
 
 
-def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
-    """The document of ``schema.json``; ``arms`` are the comparators of a simulation with baselines."""
-    tested = {name: reply.parts["test"] for name, reply in record.evaluations.items() if "test" in reply.parts}
-    scorer = _Scorer(record.protocol.evaluation, _common_thresholds(record))
+def assemble(record: RunRecord, arms: Sequence[Arm] = (), design: Design = NO_DESIGN) -> Json:
+    """The document of ``schema.json``; ``arms`` are the comparators of a simulation with baselines, ``design`` its studies
+    without a site and its folds. Sites that only evaluated stand by themselves, and are not in what is pooled."""
+    external = record.protocol.evaluation.external
+    everywhere = {name: reply.parts["test"] for name, reply in record.evaluations.items() if "test" in reply.parts}
+    tested = {name: performance for name, performance in everywhere.items() if name not in external}
+    compared = {name: reply for name, reply in record.comparisons.items() if name not in external}
+    scorer = Scorer.of(record)
     pooled = scorer.over_sites(list(tested.values()), together=record.summed.get("test"))
     sites = {name: _site(name, record, arms, scorer) for name in record.enrolled}
+    partners = {name: site for name, site in sites.items() if name not in external}
     document: Json = {
         "schema_version": SCHEMA_VERSION,
         "study": _study(record.protocol),
@@ -33,45 +40,31 @@ def assemble(record: RunRecord, arms: Sequence[Arm] = ()) -> Json:
         "run": _run(record),
         "sites": sites,
         "pooled": pooled,
-        "heterogeneity": heterogeneity.heterogeneity(sites),
-        "site_pairs": heterogeneity.site_pairs(sites),
-        "ranking": heterogeneity.ranking(sites),
+        "heterogeneity": heterogeneity.heterogeneity(partners),
+        "site_pairs": heterogeneity.site_pairs(partners),
+        "ranking": heterogeneity.ranking(partners),
     }
     for kind in ("central", "logistic"):
         for arm in arms:
             if arm.kind == kind:
-                document[kind] = scorer.over_sites(list(arm.test.values()))
+                document[kind] = scorer.over_sites([test for name, test in arm.test.items() if name not in external])
                 document[f"federated_vs_{kind}"] = scored.difference(pooled, document[kind])
     if (explained := explanation(record, arms)) is not None:
         document["explanation"] = explained
     return {
         **document,
+        "design": design_of(record, design),
+        "arms": paired.arms(compared),
+        "comparisons": paired.comparisons(compared),
+        "comparators": comparators(compared, record.protocol),
+        "strata": strata(record, everywhere, external=external),
+        "case_mix": case_mix(record),
+        "sample_size": adequacy(record),
         "privacy": {"secure_sum": privacy.secure_sum(record)},
         "rounds": [_round(record_of_round) for record_of_round in record.rounds],
         "timing": _timing(record),
         "traffic": {"bytes_down": record.traffic.bytes_down, "bytes_up": record.traffic.bytes_up},
     }
-
-
-@dataclass(frozen=True)
-class _Scorer:
-    """``scored`` with what is the same for every model of a run."""
-
-    evaluation: Evaluation
-    common: Mapping[str, float]
-
-    def at_site(self, performance: Performance, *, absence: str = "no test patients") -> Json:
-        return scored.at_site(performance, evaluation=self.evaluation, common=self.common, absence=absence)
-
-    def over_sites(self, performances: Sequence[Performance], *, together: Performance | None = None) -> Json:
-        return scored.over_sites(performances, evaluation=self.evaluation, common=self.common, together=together)
-
-
-def _common_thresholds(record: RunRecord) -> dict[str, float]:
-    """Thresholds chosen by rule on the tuning patients of all sites together."""
-    tuning = [reply.parts["tune"] for reply in record.evaluations.values() if "tune" in reply.parts]
-    together = record.summed.get("tune") or metrics.pool(tuning)
-    return metrics.thresholds_by_rule(together.histogram, record.protocol.evaluation.sensitivities)
 
 
 def _study(protocol: StudyProtocol) -> Json:
@@ -112,7 +105,7 @@ def _run(record: RunRecord) -> Json:
     }
 
 
-def _site(name: str, record: RunRecord, arms: Sequence[Arm], scorer: _Scorer) -> Json:
+def _site(name: str, record: RunRecord, arms: Sequence[Arm], scorer: Scorer) -> Json:
     description, reply = record.descriptions.get(name), record.evaluations.get(name)
     test = reply.parts.get("test") if reply else None
     absence = _absence(name, record)
@@ -139,7 +132,7 @@ def _site(name: str, record: RunRecord, arms: Sequence[Arm], scorer: _Scorer) ->
         if arm.kind == "local" and arm.site == name:
             own = scorer.at_site(arm.test.get(name, _nobody(record.protocol)), absence=absence)
             site["local_only"] = {**own, "pooled": scorer.over_sites(list(arm.test.values()))}
-        elif arm.kind != "local" and name in arm.test:
+        elif arm.kind in {"central", "logistic"} and name in arm.test:
             site[arm.kind] = scorer.at_site(arm.test[name])
     return site
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from server.records import Arm, RunRecord
+from server.records import NO_DESIGN, Arm, Design, RunRecord
 from server.results.document import assemble
 from shared_model.durable import write_durably
 
@@ -18,11 +18,11 @@ _RATES = ("sensitivity", "specificity", "ppv", "npv", "accuracy")
 _ARMS = ("local_only", "central", "logistic")
 
 
-def write_results(run_directory: Path, record: RunRecord, arms: Sequence[Arm] = ()) -> Path:
+def write_results(run_directory: Path, record: RunRecord, arms: Sequence[Arm] = (), design: Design = NO_DESIGN) -> Path:
     """Write ``results.json``, ``per_site.csv`` and the report with its figures; return the report's path."""
     from server import report  # draws with matplotlib, which commands that only read need not load
 
-    document = assemble(record, arms)
+    document = assemble(record, arms, design)
     run_directory.mkdir(parents=True, exist_ok=True)
     write_atomically(run_directory / "results.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
     write_atomically(run_directory / "per_site.csv", per_site_csv(document))

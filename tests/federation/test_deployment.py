@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -16,10 +17,13 @@ from cryptography import x509
 from rich.console import Console
 from safetensors.numpy import load_file
 
+from server.app_files import CONDUCTING
+from server.journal import FILE, Journal
 from server.launch import prepare, simulate
 from server.provisioning import Federation
 from shared_model import flower_home
-from tests.deployed import Deployed, deployed, environment, wait_for
+from shared_model.locking import is_held
+from tests.deployed import CENTER, Deployed, deployed, environment, wait_for
 from tests.tables import write_sites, write_study
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(600)]
@@ -32,21 +36,24 @@ IMPATIENT = [sys.executable, "-c", "from client import joining; joining.REFUSALS
 
 @pytest.fixture(scope="module")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
-    """Three of the four real heart hospitals where there are real data, else three that are made up."""
-    data = Path(os.environ.get("CONSILIUM_DATA", ROOT.parent / "shared" / "data"))
-    if (data / "heart_disease_4centres").is_dir():
-        os.environ["CONSILIUM_DATA"] = str(data)
-        return HEART / "study.toml", {name: HEART / f"{name}.toml" for name in ("cleveland", "hungary", "long_beach")}
+    """Three of the four real heart hospitals where there are real data, else three that are made up; and a study of two
+    rounds."""
     folder = tmp_path_factory.mktemp("tables")
-    sites = write_sites(folder)
-    return write_study(folder), {path.stem: path for path in sites}
+    data = Path(os.environ.get("CONSILIUM_DATA", ROOT.parent / "shared" / "data"))
+    if not (data / "heart_disease_4centres").is_dir():
+        sites = write_sites(folder)
+        return write_study(folder, rounds=ROUNDS), {path.stem: path for path in sites}
+    os.environ["CONSILIUM_DATA"] = str(data)
+    study = folder / "study.toml"
+    study.write_text(re.sub(r"(?m)^rounds = \d+", f"rounds = {ROUNDS}", (HEART / "study.toml").read_text()))
+    return study, {name: HEART / f"{name}.toml" for name in ("cleveland", "hungary", "long_beach")}
 
 
 @pytest.fixture(scope="module")
 def federation(hospitals: tuple[Path, dict[str, Path]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     """All processes, up and connected."""
     with deployed(tmp_path_factory.mktemp("federation"), hospitals[1]) as made:
-        made.start("up", [sys.executable, "-c", "from server.cli import app; app()"], "up", made.federation)
+        made.start("up", CENTER, "up", made.federation)
         for site in made.sites:
             made.worker(site)
         made.await_line("up", "hospitals can connect")
@@ -58,16 +65,25 @@ def federation(hospitals: tuple[Path, dict[str, Path]], tmp_path_factory: pytest
         yield made
 
 
-def test_a_deployed_study_ends_with_the_bits_of_a_simulated_one(
+def test_a_study_that_was_stopped_goes_on_and_ends_with_the_bits_of_a_simulated_one(
     federation: Deployed, hospitals: tuple[Path, dict[str, Path]], tmp_path: Path
 ) -> None:
     study, sites = hospitals
+    for site in sites:
+        federation.approve(site, study)
     out = federation.folder / "run"
-    result = federation.run(study, out, "--rounds", ROUNDS, "--seed", SEED)
+    command = ("run", study, "--federation", federation.federation, "--sites", ",".join(sites), "--out", out, "--seed", SEED)
+    federation.start("run", CENTER, *command)
+    wait_for(lambda: rounds_of(out) >= 1, timeout_s=300.0, told=lambda: federation.log("run") + federation.log("up"))
+    assert federation.stop("run", timeout_s=90.0) == 130
+    assert "the same command goes on from there" in federation.log("run")
+    assert not is_held(out / CONDUCTING)
+
+    result = federation.run(study, out, "--seed", SEED)
     assert result.returncode == 0, result.stdout + result.stderr + federation.log("up")
     assert result.stdout.rstrip().endswith("finished")
 
-    simulation = prepare(study, list(sites.values()), out=tmp_path / "simulated", seed=SEED, rounds=ROUNDS, threads=1)
+    simulation = prepare(study, list(sites.values()), out=tmp_path / "simulated", seed=SEED, threads=1)
     simulate(simulation, with_baselines=False, console=Console(quiet=True))
     ours, theirs = (load_file(run / "models" / "best.safetensors") for run in (out, tmp_path / "simulated"))
     assert {name: tensor.tobytes() for name, tensor in ours.items()} == {
@@ -77,17 +93,45 @@ def test_a_deployed_study_ends_with_the_bits_of_a_simulated_one(
     assert set(results["sites"]) == set(sites)
     assert results["run"]["engine"] == "deployment"
 
-    again = federation.run(study, out, "--rounds", ROUNDS, "--seed", SEED)
+    again = federation.run(study, out, "--seed", SEED)
     assert again.returncode == 0
     assert "nothing to train" in again.stdout
-    other = federation.run(study, out, "--rounds", ROUNDS + 1, "--seed", SEED)
+    other = federation.run(study, out, "--seed", SEED + 1)
     assert other.returncode == 2
     assert "choose another --out" in other.stderr
 
 
+def rounds_of(out: Path) -> int:
+    if not (out / FILE).exists():
+        return 0
+    with Journal(out) as journal:
+        return len(journal.rounds())
+
+
+def test_a_study_that_no_hospital_has_approved_is_run_nowhere(
+    federation: Deployed, hospitals: tuple[Path, dict[str, Path]], tmp_path: Path
+) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(hospitals[0].read_text().replace(f"rounds = {ROUNDS}", f"rounds = {ROUNDS + 1}"))
+    result = federation.run(study, federation.folder / "unapproved", "--relaunches", 0)
+    assert result.returncode == 1
+    assert "not_approved" in result.stderr or "approved" in result.stderr, result.stderr
+
+
 def test_what_a_site_remembers_lies_at_the_site(federation: Deployed) -> None:
     """State of a hospital is in its worker's folder; the relay's has keys, logs and Flower's home."""
-    allowed = {"node.key", "identity.key", "request.json", "center.json", "center.crt", "flower", "logs", "join.lock", "online"}
+    allowed = {
+        "node.key",
+        "identity.key",
+        "request.json",
+        "center.json",
+        "center.crt",
+        "flower",
+        "logs",
+        "join.lock",
+        "online",
+        "warm",
+    }
     for site in federation.sites:
         assert {path.name for path in federation.home(site).iterdir()} <= allowed
 
@@ -268,7 +312,7 @@ def main(grid, context):
     replies, deadline = {{}}, time.monotonic() + 90
     while len(replies) < len(sent) and time.monotonic() < deadline:
         for m in grid.pull_messages(sent):
-            replies[m.metadata.reply_to_message_id] = str(m.error) if m.has_error() else str(m.content)
+            replies.setdefault(m.metadata.reply_to_message_id, str(m.error) if m.has_error() else str(m.content))
         time.sleep(1)
     Path("{mark}.partial").write_text(json.dumps(list(replies.values())))
     Path("{mark}.partial").rename("{mark}")
@@ -281,7 +325,7 @@ app = ClientApp()
 """
 
 
-def test_a_revoked_site_is_out_and_told_so(federation: Deployed) -> None:
+def test_a_revoked_site_is_out_and_told_so(federation: Deployed, hospitals: tuple[Path, dict[str, Path]]) -> None:
     site = list(federation.sites)[-1]
     result = federation.center("revoke-site", federation.federation, site)
     assert result.returncode == 0
@@ -290,7 +334,7 @@ def test_a_revoked_site_is_out_and_told_so(federation: Deployed) -> None:
     doctor = federation.site("doctor", federation.kit(site), "--home", federation.home(site))
     assert doctor.returncode == 2
     assert "was revoked" in doctor.stdout
-    run = federation.run(HEART / "study.toml", federation.folder / "other")
+    run = federation.run(hospitals[0], federation.folder / "other")
     assert run.returncode == 2
     assert f"--sites: {site}\n    found:    revoked" in run.stderr
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from server.launch import Engine, prepare, simulate
+from server.launch import Engine, Extent, prepare, simulate
 from tests.tables import write_sites, write_study
 
 pytestmark = pytest.mark.federation
@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         out = folder / f"{engine} {study.parent.name}"
         if not out.exists():
             simulation = prepare(study, sites, out=out, seed=3, engine=engine, threads=1)
-            simulate(simulation, with_baselines=False, console=Console(quiet=True))
+            simulate(simulation, extent=Extent(), console=Console(quiet=True))
         return out
 
     return simulated
@@ -50,7 +50,8 @@ def test_an_engine_of_flowers_ends_with_the_bits_of_the_one_in_process(engine: E
     assert not (run(engine) / "scratch").exists()
 
 
-@pytest.mark.parametrize("engine", ["flower", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["flower", "ray"])
 def test_secure_sums_work_on_every_engine(engine: Engine, run: Callable[..., Path]) -> None:
     """What a site keeps between the legs of a sum survives in each engine, and masks cancel to the last bit."""
     clear, own, other = (

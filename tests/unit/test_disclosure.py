@@ -15,6 +15,7 @@ from server.study import conduct
 from shared_model.disclosure import Rule, Suppression, Why
 from shared_model.errors import RefusedError
 from shared_model.messages import DescribeReply, EvaluateReply, Message, TrainReply, decode, encode
+from shared_model.metrics import histogram_auc
 from shared_model.protocol import Evaluation
 from shared_model.summaries import CategoryCounts, CohortFlow, Moments, PartCounts, Performance
 from tests.sites import Loopback, worker
@@ -181,13 +182,14 @@ def test_a_study_of_small_sites_trains_and_says_what_was_left_out(tmp_path: Path
         "scanner": worker("scanner", tmp_path / "s", patients=14, policy=shipped),
         "rare": worker("rare", tmp_path / "s", patients=60, positives=0.06, policy=shipped),
     }
-    conduct(Loopback(sites), start(tmp_path, protocol(), tuple(sorted(sites))))
+    conduct(Loopback(sites), start(tmp_path, protocol(training={"epochs": 2}), tuple(sorted(sites))))
     record = finished(tmp_path)
     assert record.failures == ()
     assert all(tuple(row.sites) == ("large", "rare", "scanner") for row in record.rounds)
     assert {name for name, reply in record.evaluations.items() if "test" in reply.parts} == {"large"}
     document = assemble(record)
-    assert document["sites"]["large"]["suppressed"] == []
+    of_large = {item["what"] for item in document["sites"]["large"]["suppressed"]}
+    assert of_large <= {f"counts at some thresholds on {part} patients" for part in ("tune", "test")}
     said = {item["what"]: item["why"] for item in document["sites"]["scanner"]["suppressed"]}
     assert said["performance on test patients"] == Why.FEW_PATIENTS.value
     assert said["training loss"] == Why.FEW_PATIENTS.value
@@ -195,3 +197,48 @@ def test_a_study_of_small_sites_trains_and_says_what_was_left_out(tmp_path: Path
     assert auc["why"] == f"suppressed: {Why.FEW_OF_A_CLASS.value}"
     with Journal(tmp_path) as journal:
         assert journal.finished
+
+
+def test_a_histogram_leaves_only_coarse_and_its_auc_with_an_honest_bound() -> None:
+    rng = np.random.default_rng(0)
+    labels = (np.arange(60) < 25).astype(float)
+    scores = np.clip(0.4 + 0.2 * labels + 0.15 * rng.standard_normal(60), 0.0, 1.0)
+    exact = performance(scores, labels, evaluation=Evaluation())
+    [reply] = [release(Message(EvaluateReply("s", "a", {"test": exact}, {}, 0.0)), rule=RULE).record]
+    assert isinstance(reply, EvaluateReply)
+    told = reply.parts["test"].histogram
+    assert min(exact.histogram.negatives) == 0 or len(exact.histogram.negatives) > len(told.negatives)
+    assert all(count == 0 or count >= 5 for count in (*told.negatives, *told.positives))
+    assert (sum(told.negatives), sum(told.positives)) == (35, 25)
+    binned, true = histogram_auc(told), exact.auc
+    assert binned is not None
+    assert true is not None
+    assert abs(binned[0] - true.value) <= binned[1]
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "called"),
+    [
+        ((0.05, 0.5, 0.95), (40, 20, 0)),  # 38 and 2 called are told as everybody and nobody
+        ((0.5, 0.55, 0.7), (20, 20, 12)),  # two between 0.5 and 0.55
+        ((0.2, 0.4, 0.6, 0.8), (32, 24, 16, 8)),
+    ],
+)
+def test_no_two_thresholds_single_out_a_few(thresholds: tuple[float, ...], called: tuple[int, ...]) -> None:
+    scores = (np.arange(40) + 0.5) / 40
+    result = performance(scores, (np.arange(40) % 2).astype(float), evaluation=Evaluation(thresholds=thresholds))
+    reply = release(Message(EvaluateReply("s", "a", {"test": result}, {}, 0.0)), rule=RULE).record
+    assert isinstance(reply, EvaluateReply)
+    told = reply.parts["test"].thresholds
+    assert tuple(counts.true_positive + counts.false_positive for counts in told) == called
+    assert all(counts.true_positive + counts.false_negative == 20 for counts in told)
+
+
+def test_a_model_made_to_ask_about_one_patient_gets_no_answer() -> None:
+    labels = (np.arange(40) < 20).astype(float)
+    probe = np.where(np.arange(40) == 7, 0.9, 0.1)
+    why = release(
+        Message(EvaluateReply("s", "a", {"test": performance(probe, labels, evaluation=Evaluation())}, {}, 0.0)), rule=RULE
+    )
+    assert isinstance(why.record, EvaluateReply)
+    assert [item.why for item in why.record.suppressed] == [Why.ALIKE]

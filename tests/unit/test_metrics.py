@@ -235,6 +235,46 @@ class TestThreshold:
         everybody = ThresholdCounts.of(np.ones(90), labels, threshold=0.4)
         assert metrics.net_benefit_treat_all(counts) == pytest.approx(metrics.net_benefit(everybody))
 
+    def test_net_benefit_is_that_of_dcurves(self):
+        # R package dcurves, tests/testthat/test-dca.R with data-raw/dca.csv: 750 patients, 105 with cancer. From a predicted
+        # probability (cancerpredmarker) of 0.25 on, 72 with and 72 without cancer are called positive.
+        counts = ThresholdCounts(0.25, true_positive=72, false_positive=72, true_negative=573, false_negative=33)
+        assert metrics.net_benefit(counts) == pytest.approx(0.064)
+        assert metrics.net_benefit_treat_all(counts) == pytest.approx(-0.1466667, abs=5e-8)
+        assert metrics.interventions_avoided(counts) == pytest.approx(63.2)
+
+    @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 40), st.integers(1, 40))
+    def test_predictive_values_at_the_cohorts_own_prevalence_are_the_cohorts(self, tp, fp, tn, fn):
+        counts = ThresholdCounts(0.5, tp, fp, tn, fn)
+        ppv, npv = metrics.predictive_values_at(counts, prevalence=(tp + fn) / (tp + fp + tn + fn))
+        assert ppv.value == pytest.approx(metrics.ppv(counts).value)
+        assert npv.value == pytest.approx(metrics.npv(counts).value)
+        assert 0.0 <= ppv.low <= ppv.value <= ppv.high <= 1.0
+
+    def test_predictive_values_elsewhere_follow_bayes_and_cover(self):
+        rng = np.random.default_rng(0)
+        truth = 0.8 * 0.1 / (0.8 * 0.1 + 0.3 * 0.9)
+        inside = 0
+        for _ in range(400):
+            tp, tn = rng.binomial(60, 0.8), rng.binomial(90, 0.7)
+            counts = ThresholdCounts(0.5, int(tp), 90 - int(tn), int(tn), 60 - int(tp))
+            ppv, _ = metrics.predictive_values_at(counts, prevalence=0.1)
+            inside += ppv.low <= truth <= ppv.high
+        assert 0.92 < inside / 400 < 0.98
+
+    def test_predictive_values_of_one_class_or_a_call_nobody_gets_are_none(self):
+        assert metrics.predictive_values_at(ThresholdCounts(0.5, 3, 0, 0, 2), prevalence=0.1) == (None, None)
+        ppv, npv = metrics.predictive_values_at(ThresholdCounts(0.5, 0, 0, 5, 2), prevalence=0.1)
+        assert ppv is None
+        assert npv.value == pytest.approx(0.9)
+
+    def test_thresholds_by_rule_that_do_not_exist(self):
+        one_class = ScoreHistogram.of(np.array([0.2, 0.4]), np.zeros(2), bins=10)
+        assert metrics.thresholds_by_rule(one_class, (0.9,)) == {}
+        below_the_first_edge = ScoreHistogram.of(np.array([0.01, 0.9]), np.array([1.0, 0.0]), bins=10)
+        assert metrics.threshold_of_sensitivity(below_the_first_edge, 0.9) is None
+        assert metrics.threshold_of_youden(ScoreHistogram.zero(10)) is None
+
     def test_of_a_score_on_the_threshold_is_positive(self):
         assert ThresholdCounts.of(np.array([0.5]), np.array([1.0]), threshold=0.5).true_positive == 1
 

@@ -34,7 +34,7 @@ class Hospital:
 
     def __init__(self, folder: Path, **policy: object) -> None:
         self.folder = folder
-        self.policy = Policy(**({"minimum_cell": 1, "minimum_patients": 1} | policy))  # type: ignore[arg-type]
+        self.policy = Policy(**({"minimum_cell": 1, "minimum_patients": 1, "minimum_gradient": 1} | policy))  # type: ignore[arg-type]
         self.patients = cut(tensors(patients=60, seed=3), shares=SHARES)
         self.approvals = Approvals(lasting(folder, "north"))
         self.restart()

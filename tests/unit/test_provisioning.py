@@ -10,10 +10,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from client import enrolment
 from client.enrolment import Home
+from client.governance.identity import Identity, read_roster
 from server import provisioning
+from server.cli import app
 from server.provisioning import Federation
 from shared_model import certificates, flower_home
 from shared_model.certificates import Validity
@@ -223,3 +226,23 @@ def test_a_file_that_is_no_kit_or_request_is_told(tmp_path: Path, content: str) 
     for read in (read_kit, read_request):
         with pytest.raises(ConfigurationError, match=r"file\.json"):
             read(path)
+
+
+def test_the_roster_is_what_hospitals_read_each_others_identities_from(federation: Federation, tmp_path: Path) -> None:
+    homes = {name: Home(tmp_path / name) for name in ("birch", "alder")}
+    for name, home in homes.items():
+        enrolled(federation, home, site=name)
+    told = CliRunner().invoke(app, ["sites", str(federation.folder), "--roster"])
+    (tmp_path / "roster.toml").write_text(told.stdout)
+    known = read_roster(tmp_path / "roster.toml")
+    assert known == {name: Identity.at(home.identity_key).public for name, home in homes.items()}
+
+
+def test_cron_learns_from_the_exit_code(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["certificates", str(federation.folder), "--json"]
+    told = CliRunner().invoke(app, command)
+    assert (told.exit_code, json.loads(told.stdout)["ok"]) == (0, True)
+    monkeypatch.setattr(provisioning, "SERVER_DAYS", 20)
+    provisioning.rotate(federation)
+    told = CliRunner().invoke(app, command)
+    assert (told.exit_code, json.loads(told.stdout)["ok"]) == (2, False)

@@ -18,7 +18,9 @@ from client.tasks.scoring import performance
 from server.records import Arm, SiteFailure, Traffic
 from server.results import assemble, write_results
 from server.results.files import per_site_csv, write_atomically
+from shared_model import metrics
 from shared_model.errors import FailureCode
+from shared_model.histogram import ScoreHistogram
 from shared_model.messages import EvaluateReply
 from tests.fake_run import HOSPITALS, PROTOCOL, SILENT, fake_run
 
@@ -151,6 +153,65 @@ def test_pooled_auc_is_that_of_all_patients_together_within_its_bound(run):
     assert auc["low"] < auc["value"] < auc["high"]
     assert pooled["metrics"]["brier"]["value"] == pytest.approx(np.mean((scores - labels) ** 2))
     assert (pooled["patients"], pooled["events"], pooled["sites"]) == (180, labels.sum(), 3)
+
+
+def test_merged_bins_widen_what_follows_from_them_and_say_so(run):
+    rng = np.random.default_rng(3)
+    labels = (rng.random(120) < 0.4).astype(float)
+    scores = np.clip(0.3 * labels + rng.normal(0.35, 0.2, 120), 0.0, 1.0)
+    record = with_test_scores(run[0], {"Johns_Hopkins": (scores, labels)})
+    reply = record.evaluations["Johns_Hopkins"]
+    test = replace(reply.parts["test"], histogram=reply.parts["test"].histogram.coarsened(10))
+    tune = performance(scores, labels, evaluation=PROTOCOL.evaluation)
+    merged = replace(record, evaluations={"Johns_Hopkins": replace(reply, parts={"tune": tune, "test": test})})
+    site = check(assemble(merged))["sites"]["Johns_Hopkins"]
+    chosen = [row for row in site["thresholds"] if row["chosen_on"] == "tuning patients of all sites"]
+    assert {row["rule"] for row in chosen} == {"sensitivity 0.90", "sensitivity 0.95", "youden"}
+    assert any(row["undecided"] for row in chosen)
+    for row in chosen:
+        exact = np.mean(scores[labels == 1] >= row["threshold"])
+        assert row["sensitivity"]["low"] <= exact <= row["sensitivity"]["high"]
+    assert max(site["decision_curve"]["error_bound"]) > 0.0
+    assert site["metrics"]["auc"]["value"] == pytest.approx(roc_auc_score(labels, scores))  # the site's own: exact
+
+
+def test_of_a_secure_sum_sites_have_their_own_numbers_and_all_together_the_curves(run):
+    record = run[0]
+    test = {name: reply.parts["test"] for name, reply in record.evaluations.items() if "test" in reply.parts}
+    summed = {"test": metrics.pool(test.values())}
+    hidden = {
+        name: replace(reply, parts={"test": replace(reply.parts["test"], histogram=ScoreHistogram.zero(0))})
+        for name, reply in record.evaluations.items()
+        if "test" in reply.parts
+    }
+    document = check(assemble(replace(record, evaluations=hidden, summed=summed)))
+    site, plain = document["sites"]["Iran_Hamadan_UCI"], assemble(record)["sites"]["Iran_Hamadan_UCI"]
+    assert site["roc"] is site["decision_curve"] is site["risk_distribution"] is None
+    assert site["metrics"] == plain["metrics"]
+    assert site["calibration_curve"] == plain["calibration_curve"]
+    assert document["pooled"]["metrics"] == assemble(record)["pooled"]["metrics"]
+    assert document["pooled"]["decision_curve"] is not None
+
+
+def test_thresholds_are_chosen_on_tuning_patients_of_all_sites(run, document):
+    tune = metrics.pool([reply.parts["tune"] for reply in run[0].evaluations.values() if "tune" in reply.parts]).histogram
+    row = next(row for row in document["pooled"]["thresholds"] if row["rule"] == "sensitivity 0.90")
+    assert row["threshold"] == metrics.threshold_of_sensitivity(tune, 0.9)
+    assert row["undecided"] == 0
+    own = [row for row in document["sites"]["Iran_Hamadan_UCI"]["thresholds"] if "own" in row["chosen_on"]]
+    assert {row["rule"] for row in own} == {"sensitivity 0.90", "sensitivity 0.95", "youden"}
+
+
+def test_suppressed_subgroups_are_listed_with_the_reason(document):
+    hidden = [
+        f"{group['variable']}: {group['level']}"
+        for site in document["sites"].values()
+        for group in (*site["subgroups"], *site["missing_modality"])
+        if group["suppressed"]
+    ]
+    told = [item["what"] for site in document["sites"].values() for item in site["suppressed"]]
+    assert hidden
+    assert set(hidden) <= set(told)
 
 
 def test_participation_and_failures_are_told_by_site(document):

@@ -347,3 +347,12 @@ def test_an_envelope_over_a_limit_is_refused(monkeypatch, limit):
 def test_no_name_is_no_name(records):
     with pytest.raises(MessageError):
         unpack_name(records)
+
+
+def test_a_node_is_the_site_whose_key_it_has_whatever_it_says():
+    grid = ScriptedGrid({10: Node("north", echo), 11: Node("south", echo), 12: Node("west", echo)})
+    registered = {10: "north", 11: "north"}  # the hospital's old and new key; 12 is unknown
+    roster = Roster(grid, poll_s=0.02, registered=lambda: registered)
+    assert roster.connect(["north", "south", "west"], timeout_s=0.3) == ("north",)
+    assert [text for text in roster.warnings if "11" in text and "'south'" in text and "'north'" in text]
+    assert [text for text in roster.warnings if "12" in text and "None" in text]

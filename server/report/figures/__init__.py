@@ -7,6 +7,7 @@ from server.report.figures import (
     cohort,
     comparison,
     convergence,
+    designs,
     discrimination,
     explanation,
     forest,
@@ -17,7 +18,18 @@ from server.report.svg import Drawing
 
 Json = dict[str, Any]
 
-FAMILIES = (cohort, discrimination, calibration, utility, forest, subgroups, comparison, convergence, explanation)
+FAMILIES = (
+    cohort,
+    discrimination,
+    calibration,
+    utility,
+    forest,
+    subgroups,
+    comparison,
+    designs,
+    convergence,
+    explanation,
+)
 
 
 def draw_figures(document: Json) -> dict[str, Drawing]:
