@@ -2,6 +2,7 @@
 what it takes beyond training, and where each second goes. ``make bench`` prints the table; nothing is asserted about time.
 """
 
+import contextlib
 import json
 import sqlite3
 import sys
@@ -67,12 +68,15 @@ class Births(threading.Thread):
     def run(self) -> None:
         while not self._over.wait(0.1):
             for root in self._roots:
-                for process in psutil.Process(root).children(recursive=True):
-                    self._look(process)
+                with contextlib.suppress(psutil.Error):
+                    for process in psutil.Process(root).children(recursive=True):
+                        self._look(process)
 
     def _look(self, process: psutil.Process) -> None:
         try:
             words = process.cmdline()
+            if not words:  # a zombie
+                return
             kind = "relay" if "client.warm" in words else Path(words[1] if len(words) > 1 else words[0]).name.split(":")[0]
             times = process.cpu_times()
             self.cpu[process.pid] = (kind, times.user + times.system)
