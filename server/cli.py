@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands import center, provision, run, watching
+from server.commands import center, compare, export, provision, run, watching
 from shared_model.command_line import errors_to_exit_codes
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> Non
         typer.echo(f"report: {run / 'report.html'}")
 
 
-for topic in (provision, center, run, watching):
+for topic in (provision, center, run, watching, compare, export):
     topic.register(app)
 
 

@@ -13,7 +13,6 @@ keeps out whoever comes later; a center that is hostile from the first day could
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +31,7 @@ from pydantic import AfterValidator, Field
 
 from shared_model import config_file
 from shared_model.config_file import Strict
-from shared_model.durable import sync_directory, write_durably
+from shared_model.durable import write_durably
 from shared_model.errors import ConfigurationError, FailureCode, Fault, RefusedError
 from shared_model.protocol_words import Name
 
@@ -53,7 +52,7 @@ class Identity:
         if create and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             made = Ed25519PrivateKey.generate()
-            write_secret(path, made.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+            write_durably(path, made.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()), mode=0o600)
         try:
             content = path.read_bytes()
             load = load_ssh_private_key if b"OPENSSH PRIVATE KEY" in content else load_pem_private_key
@@ -134,18 +133,6 @@ def read_roster(path: Path) -> dict[str, str]:
         ConfigurationError: with every fault of the file.
     """
     return dict(config_file.load(path, _Roster).sites)
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_directory(path.parent)
 
 
 def _faulty(path: Path, found: str) -> ConfigurationError:

@@ -17,8 +17,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import TypeAdapter
 
-from client.governance.identity import Acquaintances, Identity, write_secret
+from client.governance.identity import Acquaintances, Identity
 from shared_model import masking
+from shared_model.durable import write_durably
 from shared_model.errors import FailureCode, RefusedError
 from shared_model.masking import SEED_BYTES, SHARE_BYTES, Words
 from shared_model.secure_records import (
@@ -243,7 +244,7 @@ class SecureSums:
 
     def _write(self, name: str, content: bytes) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_secret(self.folder / name, content)
+        write_durably(self.folder / name, content, mode=0o600)
 
 
 def _signed(unsigned: Advertisement, identity: Identity) -> Advertisement:

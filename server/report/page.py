@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 def render(document: Json, drawings: Mapping[str, Drawing] | None = None, tables: Mapping[str, Table] | None = None) -> str:
     """The whole report as one HTML page that needs no network and no script; ``drawings`` and ``tables``, if made already."""
-    environment = _environment()
+    templates = environment()
     drawn = draw_figures(document) if drawings is None else drawings
     common = {
         "document": document,
@@ -32,28 +32,29 @@ def render(document: Json, drawings: Mapping[str, Drawing] | None = None, tables
     bodies: dict[str, str] = {}
     for section in sorted(SECTIONS, key=lambda section: section.last):
         anchors = {other.anchor: other.title for other in SECTIONS if bodies.get(other.anchor)}
-        bodies[section.anchor] = _body(environment, section, {**common, **section.context(document), "anchors": anchors})
+        bodies[section.anchor] = _body(templates, section, {**common, **section.context(document), "anchors": anchors})
     shown = [
         {"anchor": section.anchor, "title": section.title, "body": Markup(bodies[section.anchor])}
         for section in SECTIONS
         if bodies[section.anchor]
     ]
-    return environment.get_template("template.html").render(**common, sections=shown)
+    return templates.get_template("template.html").render(**common, sections=shown)
 
 
-def _body(environment: Environment, section: Section, context: Json) -> str:
-    return environment.get_template(f"sections/{section.anchor}.html").render(**context).strip()
+def _body(templates: Environment, section: Section, context: Json) -> str:
+    return templates.get_template(f"sections/{section.anchor}.html").render(**context).strip()
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """The report's templates, with the filters that they use."""
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "breakable": _breakable,
         "decimal": wording.decimal,
         "duration": wording.duration,
@@ -62,7 +63,7 @@ def _environment() -> Environment:
         "reject_drawn": lambda names, figures, prefix: [name for name in names if f"{prefix}{name}" not in figures],
         "size": wording.size,
     }
-    return environment
+    return made
 
 
 def _breakable(name: str) -> Markup:

@@ -50,7 +50,8 @@ def test_an_engine_of_flowers_ends_with_the_bits_of_the_one_in_process(engine: E
     assert not (run(engine) / "scratch").exists()
 
 
-@pytest.mark.parametrize("engine", ["flower", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["flower", "ray"])
 def test_secure_sums_work_on_every_engine(engine: Engine, run: Callable[..., Path]) -> None:
     """What a site keeps between the legs of a sum survives in each engine, and masks cancel to the last bit."""
     clear, own, other = (

@@ -134,3 +134,48 @@ def test_attempts_have_marks_of_their_own() -> None:
         for phase in ("train", "evaluate")
     }
     assert len(marks) == 32
+
+
+# Masked numbers of a secure sum
+
+WORDS = np.array([0, 1, 2**63, 2**64 - 1], np.uint64)
+
+
+def test_masked_numbers_keep_every_bit() -> None:
+    envelope = messages.encode(Message(REPLY, masked=WORDS))
+    assert envelope.payload == WORDS.astype("<u8").tobytes()
+    back = messages.decode(envelope)
+    assert back.masked is not None
+    assert back.masked.tobytes() == WORDS.tobytes()
+    assert not back.vectors
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message(REQUEST, masked=WORDS),
+        Message(REPLY, masked=WORDS.astype(np.int64)),
+        Message(REPLY, masked=WORDS.reshape(2, 2)),
+        Message(REPLY, {"update": np.ones(2, np.float32)}, WORDS),
+    ],
+)
+def test_masked_numbers_go_with_a_reply_alone(message: Message) -> None:
+    with pytest.raises(MessageError):
+        messages.encode(message)
+
+
+@pytest.mark.parametrize(
+    ("record", "lengths", "payload"),
+    [
+        (REPLY, [["masked", 4]], bytes(16)),
+        (REPLY, [["masked", 2], ["update", 4]], bytes(32)),
+        (REPLY, [["update", 4], ["masked", 2]], bytes(32)),
+        (REPLY, [["masked", 2], ["masked", 2]], bytes(32)),
+        (REPLY, [["masked", -2]], bytes(16)),
+        (REQUEST, [["masked", 2]], bytes(16)),
+    ],
+)
+def test_masked_numbers_that_do_not_fit_are_no_message(record: object, lengths: list[object], payload: bytes) -> None:
+    document = json.loads(messages.encode(Message(record)).header)  # type: ignore[arg-type]
+    with pytest.raises(MessageError):
+        messages.decode(Envelope(json.dumps(document | {"vectors": lengths}).encode(), payload))

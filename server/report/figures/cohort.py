@@ -38,7 +38,7 @@ def _flow(sites: dict[str, Json]) -> Drawing:
         for x, label in zip(_COLUMNS, ("found", "left out", *(label for _, label in _PARTS)), strict=True):
             axes.text(x, -0.62, label, ha="center", size=8, color=COLOURS["muted"])
         for y, (name, (found, out, *parts)) in enumerate(rows):
-            axes.text(_COLUMNS[0] - _BOX / 2, y - 0.36, name, size=8.5, weight="bold", va="center")
+            axes.text(_COLUMNS[0] - _BOX / 2, y - 0.36, name, size=min(8.5, 400 / len(name)), weight="bold", va="center")
             axes.plot([_COLUMNS[0], _COLUMNS[-1]], [y, y], color=COLOURS["muted"], linewidth=0.8, zorder=0)
             _box(axes, _COLUMNS[0], y, "–" if found is None else f"{found:,}")
             _box(axes, _COLUMNS[1], y, f"− {out:,}", dashed=True)

@@ -229,7 +229,13 @@ def _drives(document: Json) -> str:
     shares = explanation.get("modality_share") or {}
     ranked = sorted(((value_of(share), name) for name, share in shares.items() if value_of(share) is not None), reverse=True)
     words = [f"{name} ({percent(share)})" for share, name in ranked]
-    return f"By share of the attribution: {listing(words)}." if words else "See the section on explanations."
+    tests = explanation.get("tests") or []
+    return _sentences(
+        f"By share of what moves the model: {listing(words)}" if words else "See the section on explanations",
+        f"{sum(bool(test['passed']) for test in tests)} of {len(tests)} tests of these explanations were passed"
+        if tests
+        else "",
+    )
 
 
 def value_of(number: Any) -> float | None:

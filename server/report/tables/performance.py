@@ -31,14 +31,14 @@ _RATES = (
 
 
 def build(document: Json) -> Iterator[Table | None]:
-    """``sites``, ``thresholds``, ``thresholds_by_site``, ``own_thresholds``, ``prevalences``, ``calibration``, "
-    "``recalibration``."""
+    """The federated model at each site, at thresholds, its calibration, and what local correction changes."""
     yield _sites(document)
     yield _thresholds(document)
     yield _thresholds_by_site(document)
     yield _own_thresholds(document)
     yield _prevalences(document)
-    yield _calibration(document)
+    yield _measures(document, "overall", "Overall performance on test patients, 95% intervals below the values.", _OVERALL)
+    yield _measures(document, "calibration", "Calibration on test patients, 95% intervals below the values.", _CALIBRATION)
     yield _recalibration(document)
 
 
@@ -216,20 +216,23 @@ _CALIBRATION = (
     ("ici", "ICI", 3),
     ("e50", "E50", 3),
     ("e90", "E90", 3),
-    ("brier", "Brier score", 3),
-    ("scaled_brier", "Scaled Brier", 2),
+)
+_OVERALL = (
     ("average_precision", "Average precision", 2),
+    ("brier", "Brier score", 3),
+    ("scaled_brier", "Scaled Brier score", 2),
+    ("log_loss", "Log loss", 3),
 )
 
 
-def _calibration(document: Json) -> Table | None:
-    of = [Column("site", "Site", left=True), *(Column(key, label) for key, label, _ in _CALIBRATION)]
-    rows = []
-    for name, block, total in _blocks(document):
-        if not nothing_at(block):
-            numbers = (metric(block, key, digits) for key, _, digits in _CALIBRATION)
-            rows.append(Row((site_name(name), *numbers), total))
-    return table("calibration", "Calibration on test patients, 95% intervals below the values.", of, rows)
+def _measures(document: Json, name: str, caption: str, measures: tuple[tuple[str, str, int], ...]) -> Table | None:
+    of = [Column("site", "Site", left=True), *(Column(key, label) for key, label, _ in measures)]
+    rows = [
+        Row((site_name(site), *(metric(block, key, digits) for key, _, digits in measures)), total)
+        for site, block, total in _blocks(document)
+        if not nothing_at(block)
+    ]
+    return table(name, caption, of, rows)
 
 
 def _recalibration(document: Json) -> Table | None:
