@@ -82,13 +82,18 @@ class ScoreHistogram(Record):
         return list(zip(self.starts, self.stops, self.negatives, self.positives, strict=True))
 
     @property
+    def merged(self) -> bool:
+        """Whether an interval spans several bins."""
+        return any(stop - start != 1 for start, stop in zip(self.starts, self.stops, strict=True))
+
+    @property
     def by_bin(self) -> tuple[Ints, Ints]:
         """Negatives and positives in every bin of the fine grid, each ``[bins]``.
 
         Raises:
             MessageError: an interval spans several bins, so that nobody knows.
         """
-        if any(stop - start != 1 for start, stop in zip(self.starts, self.stops, strict=True)):
+        if self.merged:
             raise MessageError("merged intervals cannot be told apart by bin")
         negatives, positives = np.zeros(self.bins, np.int64), np.zeros(self.bins, np.int64)
         negatives[list(self.starts)], positives[list(self.starts)] = self.negatives, self.positives

@@ -229,3 +229,30 @@ class TestCurves:
             assert abs(scores[members].mean() - curve["predicted"][number]) <= curve["error_bound"][number]
             assert curve["observed"][number] == pytest.approx(labels[members].mean(), abs=0.05)
         assert begin == 500
+
+
+class TestAucOfMergedBins:
+    def test_spreads_patients_evenly(self):
+        # A positive in bins 0 to 3, a negative in bin 1: above it with (1 - 0.5 * 1 + 2) / 4, by areas.
+        histogram = ScoreHistogram(4, (0, 1), (4, 2), (0, 1), (1, 0))
+        value, bound = metrics.histogram_auc(histogram)
+        assert value == pytest.approx(2.5 / 4)
+        assert bound == pytest.approx(2.5 / 4)  # the pair may be in no order at all
+
+    def test_is_nearer_than_half_credit_would_be(self):
+        sites = [spread(120, seed) for seed in range(5)]
+        scores, labels = together([(*site, 5) for site in sites])
+        pooled = metrics.pool(
+            [Performance(ScoreHistogram.of(*site, bins=200).coarsened(5), ScoreSums.of(*site), ()) for site in sites]
+        )
+        exact = metrics.auc(scores, labels)
+        value, bound = metrics.histogram_auc(pooled.histogram)
+        cells = pooled.histogram.cells
+        pairs = [
+            (p * n, 1.0 if start >= other_stop else 0.0 if stop <= other_start else 0.5)
+            for start, stop, _, p in cells
+            for other_start, other_stop, n, _ in cells
+        ]
+        half = sum(weight * credit for weight, credit in pairs) / sum(weight for weight, _ in pairs)
+        assert abs(value - exact) < 0.5 * abs(half - exact)
+        assert abs(value - exact) < bound < 0.3
