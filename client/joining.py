@@ -147,7 +147,12 @@ class _Connection:
         """Whether every step to the center works; says which does not."""
         if self._joining.insecure:
             return True
-        failed = next((check for check in connection_checks(self._joining.center) if check.status == "fail"), None)
+        checks = list(connection_checks(self._joining.center))
+        for check in checks:
+            if check.status == "warn":
+                problem = check.problems[0]
+                self._tell(f"warning: {check.title.lower()}: {check.found}: {problem.what}. {problem.remedy}")
+        failed = next((check for check in checks if check.status == "fail"), None)
         if failed is None:
             return True
         if not self._was_connected and (failed.id in PERMANENT or failed.id == "clock"):

@@ -13,7 +13,19 @@ from shared_model.messages import DescribeReply, Envelope, EvaluateReply, Failur
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import PartCounts, Performance
 
-_DECLINED = {FailureCode.BUDGET_EXCEEDED: "its privacy budget does not allow the round"}
+_DECLINED = {
+    FailureCode.BUDGET_EXCEEDED: "its privacy budget does not allow the round",
+    FailureCode.NOT_APPROVED: "it has not approved this study: consilium-site approve",
+    FailureCode.TASK_NOT_ALLOWED: "its policy does not allow this task",
+    FailureCode.TOO_MANY_ROUNDS: "its policy does not allow so many rounds",
+    FailureCode.TOO_FEW_PATIENTS: "it has fewer patients than its own minimum",
+    FailureCode.COHORT_UNUSABLE: "its data do not fit the study: consilium-site check tells the site what to mend",
+    FailureCode.OUT_OF_MEMORY: "it ran out of memory",
+    FailureCode.TRAINING_DIVERGED: "its training diverged",
+    FailureCode.PROTOCOL_MISMATCH: "it does not understand the request: another release, or another site's worker",
+    FailureCode.UNREACHABLE: "its relay is connected, but its worker does not answer",
+    FailureCode.INTERNAL: "something failed there; the site's own log tells what",
+}
 
 
 def admit(envelope: Envelope, *, site: str, attempt: str) -> Message[Reply]:

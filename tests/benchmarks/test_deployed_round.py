@@ -2,6 +2,7 @@
 what it takes beyond training, and where each second goes. ``make bench`` prints the table; nothing is asserted about time.
 """
 
+import contextlib
 import json
 import sqlite3
 import sys
@@ -32,7 +33,7 @@ outcome = "none"
 a = { kind = "numeric" }
 [network]
 kind = "clinical_only"
-width = 512
+width = 344
 heads = 8
 joint_blocks = 6
 modality_dropout = 0.0
@@ -58,7 +59,7 @@ class Births(threading.Thread):
 
     def __init__(self, roots: list[int]) -> None:
         super().__init__(daemon=True)
-        self.started: dict[int, float] = {}
+        self.started: dict[int, tuple[str, float]] = {}  # by process: its site, and when
         self.cpu: dict[int, tuple[str, float]] = {}
         self.memory: dict[str, int] = {}
         self._roots = roots
@@ -67,25 +68,21 @@ class Births(threading.Thread):
     def run(self) -> None:
         while not self._over.wait(0.1):
             for root in self._roots:
-                for process in psutil.Process(root).children(recursive=True):
-                    self._look(process)
+                with contextlib.suppress(psutil.Error):
+                    for process in psutil.Process(root).children(recursive=True):
+                        self._look(process)
 
     def _look(self, process: psutil.Process) -> None:
         try:
             words = process.cmdline()
-            kind = next(
-                (
-                    word
-                    for word in ("superlink", "superexec", "serverapp", "supernode", "clientapp", "nginx")
-                    if any(word in w for w in words[:3])
-                ),
-                "other",
-            )
+            if not words:  # a zombie
+                return
+            kind = "relay" if "client.warm" in words else Path(words[1] if len(words) > 1 else words[0]).name.split(":")[0]
             times = process.cpu_times()
             self.cpu[process.pid] = (kind, times.user + times.system)
             self.memory[kind] = max(self.memory.get(kind, 0), process.memory_info().rss)
-            if kind == "clientapp":
-                self.started.setdefault(process.pid, process.create_time())
+            if kind == "relay":
+                self.started.setdefault(process.pid, (Path(words[-1]).parent.name, process.create_time()))
         except psutil.Error:
             return
 
@@ -142,7 +139,7 @@ def table(federation: Deployed, folder: Path, births: Births) -> list[str]:
     spent = births.seconds()
     lines.append("CPU seconds a round, and largest memory:")
     for kind, seconds in sorted(spent.items(), key=lambda item: -item[1]):
-        share = f"; {seconds / messages:.2f} a message" if kind == "clientapp" else ""
+        share = f"; {seconds / messages:.2f} a message" if kind == "relay" else ""
         lines.append(f"  {seconds / (ROUNDS + 1):5.2f} s  {kind} ({births.memory[kind] / 1e6:.0f} MB){share}")
     lines.append(f"  {sum(spent.values()) / (ROUNDS + 1):5.2f} s  together")
     return lines
@@ -165,7 +162,7 @@ def legs_of(round_: int, folder: Path, births: Births) -> list[float]:
     last = max(answered, key=lambda site: answered[site])
     marks = [json.loads(line) for line in (folder / f"{last}.{MARKS}").read_text().splitlines()]
     mark = next(mark for mark in marks if mark["round"] == round_)
-    born = max(at for at in births.started.values() if at < mark["arrived"])
+    born = max(at for site, at in births.started.values() if site == last and at < mark["arrived"])
     times = {kind: at for at, kind, _ in events}
     points = [times["round"], times["asked"], born, mark["arrived"], mark["answered"], answered[last], times["committed"]]
     return [later - earlier for earlier, later in pairwise(points)]
