@@ -23,7 +23,15 @@ from client.site_config import Policy
 from shared_model import messages
 from shared_model.errors import FailureCode, RefusedError
 from shared_model.inputs import ABSENT
-from shared_model.messages import CompareRequest, Envelope, EvaluateRequest, Message, PatientRequest, TrainRequest
+from shared_model.messages import (
+    CompareRequest,
+    Envelope,
+    EvaluateRequest,
+    ExplainRequest,
+    Message,
+    PatientRequest,
+    TrainRequest,
+)
 
 FILE = "exchanges.sqlite"
 ROUNDS_BACK = 3  # the center keeps the checkpoints of the last two rounds, and may go back to them
@@ -149,8 +157,8 @@ class Exchanges:
         runs = {found for (found,) in database.execute(of_protocol, (approval.protocol_sha256,))}
         if run not in runs and len(runs) >= policy.max_runs and not approval.automatic:
             raise RefusedError(FailureCode.TOO_MANY_ROUNDS, f"a run of this protocol after {len(runs)} others")
-        if isinstance(request, EvaluateRequest | CompareRequest):
-            of_run = "SELECT count(*) FROM request WHERE run = ? AND kind IN ('evaluate', 'compare')"
+        if isinstance(request, EvaluateRequest | CompareRequest | ExplainRequest):
+            of_run = "SELECT count(*) FROM request WHERE run = ? AND kind IN ('evaluate', 'compare', 'explain')"
             asked = database.execute(of_run, (run,)).fetchone()[0]
             if asked >= policy.max_evaluations:
                 raise RefusedError(FailureCode.TOO_MANY_ROUNDS, f"an evaluation after {asked} others in this run")

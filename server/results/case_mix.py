@@ -85,7 +85,8 @@ def _of(name: str, protocol: StudyProtocol, own: DescribeReply, others: Sequence
 
 
 def _of_outcome(own: DescribeReply, others: Sequence[DescribeReply]) -> float | None:
-    mine, theirs = _everybody(own), reduce(lambda a, b: a + b, map(_everybody, others), PartCounts(0, 0))
+    told = [counts for counts in map(_everybody, others) if counts.positives is not None]
+    mine, theirs = _everybody(own), reduce(lambda a, b: a + b, told, PartCounts(0, 0))
     if mine.positives is None or theirs.positives is None or not mine.patients or not theirs.patients:
         return None
     p, q = mine.positives / mine.patients, theirs.positives / theirs.patients

@@ -31,7 +31,7 @@ def _comparator(name: str, replies: Mapping[str, CompareReply], protocol: StudyP
     return {
         "description": comparator.description,
         "positive": rule,
-        "an_input": comparator.variable is not None,
+        "an_input": comparator.variable is not None and protocol.network.kind != "image_only",
         "sites": {site: _reading(reading) for site, reading in found.items()},
         "pooled": _reading(reduce(lambda a, b: a + b, found.values())) if found else None,
         "without": [
