@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.commands import failures, federation, governance, predict
+from client.commands import budget, failures, federation, governance, predict
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -24,6 +24,7 @@ _FILE_WIDTH = 120  # columns of a report that goes to a file or a pipe
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
 governance.register(app)
+budget.register(app)
 
 
 @app.callback()

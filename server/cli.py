@@ -34,6 +34,9 @@ class EngineName(StrEnum):
 
 Out = Annotated[Path, typer.Option(help="The run directory; given again, it resumes.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, instead of the study's own number.")]
+Epsilon = Annotated[
+    float | None, typer.Option(help="Differential privacy's epsilon, instead of the study's own; inf: without.", min=0.0)
+]
 Seed = Annotated[int, typer.Option(min=0, help="Every random draw follows from it.")]
 Engine = Annotated[EngineName, typer.Option(help="in-process: here; flower: real SuperLink and SuperNodes on loopback; ray.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads a site may use; all by default.")]
@@ -72,6 +75,7 @@ def simulate(
     sites: Annotated[list[Path], typer.Argument(help="A site.toml for each hospital.")],
     out: Out,
     rounds: Rounds = None,
+    epsilon: Epsilon = None,
     seed: Seed = 0,
     engine: Engine = EngineName.in_process,
     threads: Threads = None,
@@ -106,6 +110,7 @@ def simulate(
             out=out,
             seed=seed,
             rounds=rounds,
+            epsilon=epsilon,
             engine=engine.value,
             threads=threads,
             external=external or (),

@@ -1,5 +1,6 @@
 """From a study file and site files to a run directory with results: what ``consilium-center simulate`` does."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ def prepare(
     out: Path,
     seed: int,
     rounds: int | None = None,
+    epsilon: float | None = None,
     engine: Engine = "in-process",
     threads: int | None = None,
     external: Sequence[Path] = (),
@@ -79,6 +81,8 @@ def prepare(
         protocol = protocol.model_copy(update={"evaluation": protocol.evaluation.model_copy(update={"external": known})})
     if rounds is not None:
         protocol = protocol.model_copy(update={"federation": protocol.federation.model_copy(update={"rounds": rounds})})
+    if epsilon is not None:
+        protocol = _with_epsilon(protocol, epsilon, study_file)
     simulation = Simulation(
         protocol=protocol,
         study_file=study_file,
@@ -90,6 +94,26 @@ def prepare(
     )
     run_directory.refuse_another_run(simulation.plan)
     return simulation
+
+
+def _with_epsilon(protocol: StudyProtocol, epsilon: float, study_file: Path) -> StudyProtocol:
+    """``protocol`` with another epsilon; without differential privacy, all else the same, if it is infinite."""
+    dp = protocol.privacy.dp
+    if dp is None or not epsilon > 0.0:
+        found = f"{epsilon:g}" if dp else f"{epsilon:g}, for a study without differential privacy"
+        raise ConfigurationError(
+            [
+                Fault(
+                    "--epsilon",
+                    "",
+                    found,
+                    "a number above 0, or inf, in place of privacy.dp.epsilon",
+                    f"mend it or {study_file}",
+                )
+            ]
+        )
+    other = dp.model_copy(update={"epsilon": epsilon}) if math.isfinite(epsilon) else None
+    return protocol.model_copy(update={"privacy": protocol.privacy.model_copy(update={"dp": other})})
 
 
 @dataclass(frozen=True)

@@ -516,6 +516,10 @@ class FederatedStudy:
             return  # rounds of which no site tells enough are not judged, and the last is taken
         patients = sum(counts.patients for counts in tune)
         positives = sum(counts.positives or 0 for counts in tune)
+        if self.protocol.privacy.dp and self.protocol.variables and not patients:
+            found, expected = "privacy.dp, but no site has tuning patients", "tuning patients, whose values scale the variables"
+            remedy = "give tune a share in the [split] of the sites"
+            raise ConfigurationError([Fault("study protocol", "privacy.dp", found, expected, remedy)])
         usable = kind == "last" or (0 < positives < patients if kind == "auc" else patients > 0)
         if not usable:
             raise ConfigurationError(

@@ -20,7 +20,8 @@ class DifferentialPrivacy(Strict):
 
     ``epsilon`` is what the study would like to spend at a site, a ceiling; each site spends at most what is left of its own
     limit, at its own delta, and computes its own noise. ``clipping``: ``flat`` scales a longer gradient to ``clip_norm``,
-    ``automatic`` brings every gradient near it (Bu et al. 2023), ``per_layer`` clips each tensor to its equal share.
+    ``automatic`` brings every gradient near it (Bu et al. 2023), so that where one outcome is rarer its patients count for
+    less than their errors; ``per_layer`` clips each tensor to its equal share.
     ``augmentation_multiplicity`` copies of a patient, each changed at random, are averaged before clipping (De et al. 2022).
     ``ema`` is the decay of the mean of a round's weights that is sent in place of the last ones. Of the patients drawn for
     a step, ``physical_batch`` are computed at a time.
@@ -28,7 +29,7 @@ class DifferentialPrivacy(Strict):
 
     epsilon: Above
     accountant: AccountantName = "prv"
-    clipping: Clipping = "automatic"
+    clipping: Clipping = "flat"
     clip_norm: Above = 1.0
     augmentation_multiplicity: int = Field(default=1, ge=1, le=64)
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.report import wording
+from server.report.figures.convergence import losses_told
 from server.report.figures.forest import MEASURES
 from server.report.prose import explanation, privacy
 from server.report.prose.answers import answers
@@ -63,14 +64,19 @@ def _between(document: Json) -> Json:
 
 
 def _course(document: Json) -> Json:
-    losses = "Loss while training, at each site and over all patients."
     judged = any(row["selection"] is not None for row in document["rounds"])
-    above = (
-        "Above: the model after so many rounds, judged on tuning patients. Below: its loss while training, at each site and "
-        "over "
-        "all patients."
-    )
-    return {"course_caption": above if judged else losses}
+    if not losses_told(document):
+        words = (
+            "The model after so many rounds, judged on tuning patients. No training loss is told under differential privacy."
+        )
+    elif judged:
+        words = (
+            "Above: the model after so many rounds, judged on tuning patients. Below: its loss while training, at each site "
+            "and over all patients."
+        )
+    else:
+        words = "Loss while training, at each site and over all patients."
+    return {"course_caption": words}
 
 
 def _privacy(document: Json) -> Json:

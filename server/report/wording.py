@@ -79,6 +79,11 @@ def size(count_of_bytes: float) -> str:
     return f"{count_of_bytes:.1f} GB"
 
 
+def left_out(cohort: Json) -> int | None:
+    """Patients that a site left out of the study, or None where it does not tell how many it found."""
+    return None if cohort["found"] is None else sum(cohort["excluded"].values())
+
+
 def why_not(site: Json, metric: str) -> str:
     """The reason why ``metric`` is not estimable there, or nothing."""
     return next((item["why"] for item in site["not_estimable"] if item["metric"] == metric), "")

@@ -11,11 +11,14 @@ import dp_accounting
 import pytest
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
+from typer.testing import CliRunner
 
+from client.cli import app
 from client.governance.accounting import LARGEST_NOISE, epsilon, least_noise
 from client.governance.budget import FILE, Ledger
 from client.governance.outbox import Outbox
 from client.site_config import Policy
+from client.state import lasting
 from client.training.private import Mechanism
 from shared_model.errors import ConfigurationError, FailureCode, RefusedError
 from shared_model.protocol import StudyProtocol
@@ -240,3 +243,49 @@ def test_the_outbox_gives_back_the_promised_bytes_or_nothing(tmp_path: Path) -> 
         box.put(round_, {"sent.update": update}, record="{}")
         box.drop_before(round_)
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["round-0004", "round-0005", "round-0006"]
+
+
+# What a hospital is shown
+
+
+def test_the_budget_command_shows_spent_left_and_planned(tmp_path: Path) -> None:
+    from tests.tables import write_sites
+
+    [site] = write_sites(tmp_path / "hospital", names=("north",), patients=20)
+    shown = CliRunner().invoke(app, ["budget", "--site", str(site), "--state", str(tmp_path / "state")])
+    assert shown.exit_code == 0
+    assert "Epsilon 0.000 of 8 is spent, 8.000 is left" in shown.output
+    assert "No study has trained here" in shown.output
+
+    book, protocol = ledger(lasting(tmp_path / "state", "north")), study(rounds=3)
+    noise = book.noise(protocol, run="run-1", planned=Mechanism(0.0, 0.2, 5), patients=PATIENTS)
+    charge(book, protocol, Mechanism(noise, 0.2, 5), run="run-1")
+    charge(book, protocol, Mechanism(noise, 0.2, 5), run="run-1", round_=2, reply=None)
+    arguments = ["budget", "--site", str(site), "--state", str(tmp_path / "state")]
+    found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
+    [run] = found["runs"]
+    assert (run["study"], run["run"], run["rounds_planned"], run["rounds_charged"], run["rounds_failed"]) == (
+        "s",
+        "run-1",
+        3,
+        2,
+        1,
+    )
+    assert run["planned"] > run["epsilon"] > 0.0
+    assert found["spent"] == book.spent()
+    assert found["left"] == pytest.approx(8.0 - found["spent"])
+    text = CliRunner().invoke(app, arguments).output
+    assert "run-1" in text
+    assert "2 of 3" in text
+
+
+def test_the_budget_command_says_what_is_wrong_with_a_damaged_ledger(tmp_path: Path) -> None:
+    from tests.tables import write_sites
+
+    [site] = write_sites(tmp_path / "hospital", names=("north",), patients=20)
+    folder = lasting(tmp_path / "state", "north")
+    ledger(folder)
+    (folder / FILE).write_bytes(b"torn" * 1000)
+    shown = CliRunner().invoke(app, ["budget", "--site", str(site), "--state", str(tmp_path / "state")])
+    assert shown.exit_code == 2
+    assert "restore it from a backup" in shown.output

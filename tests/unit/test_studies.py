@@ -41,7 +41,9 @@ def test_protocols_are_valid_and_open_with_their_command(path: Path) -> None:
     assert protocol.study.name.startswith(path.parent.name)
     command = path.read_text(encoding="utf-8").splitlines()[0]
     expected = (
-        "# consilium-center demo" if path.parent.name == "demo" else f"# consilium-center simulate site_configs/{named(path)}"
+        "# consilium-center demo"
+        if named(path) == "demo/study.toml"
+        else f"# consilium-center simulate site_configs/{named(path)}"
     )
     assert command.startswith(expected)
 

@@ -9,7 +9,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from server.report.figures.looks import WIDTH, shortened
 from server.report.svg import COLOURS, Drawing, canvas
-from server.report.wording import percent
+from server.report.wording import left_out, percent
 
 Json = dict[str, Any]
 
@@ -41,12 +41,13 @@ def _flow(sites: dict[str, Json]) -> Drawing:
             axes.text(_COLUMNS[0] - _BOX / 2, y - 0.36, name, size=min(8.5, 400 / len(name)), weight="bold", va="center")
             axes.plot([_COLUMNS[0], _COLUMNS[-1]], [y, y], color=COLOURS["muted"], linewidth=0.8, zorder=0)
             _box(axes, _COLUMNS[0], y, "–" if found is None else f"{found:,}")
-            _box(axes, _COLUMNS[1], y, f"− {out:,}", dashed=True)
+            _box(axes, _COLUMNS[1], y, "–" if out is None else f"− {out:,}", dashed=True)
             labelled = [_patients(patients, events) for patients, events in zip(parts[::2], parts[1::2], strict=True)]
             for x, label in zip(_COLUMNS[2:], labelled, strict=True):
                 _box(axes, x, y, label, filled=True)
             counts = ", ".join(f"{part} {label}" for (_, part), label in zip(_PARTS, labelled, strict=True))
-            words.append(f"{name}: {'not told how many' if found is None else found} found, {out} left out, {counts}")
+            told = "not told how many found or left out" if found is None else f"{found} found, {out} left out"
+            words.append(f"{name}: {told}, {counts}")
         axes.set(xlim=(-0.5, 4.9), ylim=(len(rows) - 0.6, -0.85))
         axes.set_axis_off()
         return Drawing(figure, "flow", "From each site's records to the parts of the study", "; ".join(words))
@@ -55,7 +56,7 @@ def _flow(sites: dict[str, Json]) -> Drawing:
 def _numbers(site: Json) -> list[int | None]:
     cohort = site["cohort"]
     parts = [number for key, _ in _PARTS for number in (site["n"][key], site["events"][key])]
-    return [cohort["found"], sum(cohort["excluded"].values()), *parts]
+    return [cohort["found"], left_out(cohort), *parts]
 
 
 def _patients(patients: int | None, events: int | None) -> str:

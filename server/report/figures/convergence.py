@@ -23,18 +23,35 @@ _SELECTION = {"auc": "AUC", "log_loss": "Log loss, negated,", "brier": "Brier sc
 def draw(document: Json) -> Iterator[Drawing]:
     """``convergence`` and ``participation``, once a round is over."""
     if document["rounds"]:
-        yield _convergence(document)
+        if _judged(document) or losses_told(document):
+            yield _convergence(document)
         yield _participation(document)
+
+
+def losses_told(document: Json) -> bool:
+    """Whether any training loss was told; with differential privacy none is."""
+    told = [row["loss"] for row in document["rounds"]]
+    told += [site["loss"] for row in document["rounds"] for site in row["sites"].values()]
+    return any(loss is not None for loss in told)
+
+
+def _judged(document: Json) -> list[tuple[int, float]]:
+    """Each model that was judged, by its round, with the metric of selection."""
+    if document["study"]["selection"] not in _SELECTION:
+        return []
+    return [(row["round"] - 1, row["selection"]) for row in document["rounds"] if row["selection"] is not None]
 
 
 def _convergence(document: Json) -> Drawing:
     rounds, kind = document["rounds"], document["study"]["selection"]
     best = document["run"]["best_round"]
-    judged = [(row["round"] - 1, row["selection"]) for row in rounds if row["selection"] is not None and kind in _SELECTION]
-    legend_rows = 1 + len(document["sites"]) // 2
-    with canvas(WIDTH, (3.9 if judged else 2.2) + 0.17 * legend_rows) as figure:
-        *above, losses = figure.subplots(2 if judged else 1, 1, sharex=True, squeeze=False)[:, 0]
-        for scores in above:
+    judged, told = _judged(document), losses_told(document)
+    legend_rows = 1 + len(document["sites"]) // 2 if told else 0
+    with canvas(WIDTH, (3.9 if judged and told else 2.2) + 0.17 * legend_rows) as figure:
+        panels = list(figure.subplots(2 if judged and told else 1, 1, sharex=True, squeeze=False)[:, 0])
+        panels[-1].set_xlabel("rounds of training")
+        panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        for scores in panels[:1] if judged else []:
             scores.plot(*zip(*judged, strict=True), color=COLOURS["federated"], marker="o", markersize=3, linewidth=1.6)
             scores.axvline(best, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (2, 2)))
             side = "right" if best > 0.6 * rounds[-1]["round"] else "left"
@@ -49,8 +66,9 @@ def _convergence(document: Json) -> Drawing:
             )
             scores.set_title(f"{_SELECTION[kind]} on tuning patients of all sites")
             scores.grid(axis="y")
-        _losses(losses, document)
-        figure.legend(*losses.get_legend_handles_labels(), loc="outside lower left", ncols=2, columnspacing=1.2)
+        if told:
+            _losses(panels[-1], document)
+            figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower left", ncols=2, columnspacing=1.2)
         words = f"Best model after round {best}. " + "; ".join(
             f"round {row['round']}: loss {decimal(row['loss'], 3)}, selection {decimal(row['selection'], 3)}" for row in rounds
         )
@@ -61,6 +79,7 @@ def _losses(axes: Axes, document: Json) -> None:
     rounds = document["rounds"]
     for name in document["sites"]:
         points = [(row["round"], row["sites"][name]["loss"]) for row in rounds if name in row["sites"]]
+        points = [point for point in points if point[1] is not None]
         if points:
             look, every = look_of(document, name), max(1, len(points) // 6)
             style = {"color": look.colour, "linestyle": look.dash, "marker": look.marker, "markevery": every}
@@ -69,8 +88,6 @@ def _losses(axes: Axes, document: Json) -> None:
     if means:
         axes.plot(*zip(*means, strict=True), color=COLOURS["ink"], linewidth=2, label="mean over patients")
     axes.set_title("Training loss")
-    axes.set_xlabel("rounds of training")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y")
 
 

@@ -159,7 +159,9 @@ def characteristics(document: Json) -> Filled:
 
 def shift(document: Json) -> Filled:
     """Case mix."""
-    return None
+    if not document["case_mix"]["variables"]:
+        return None
+    return "Standardised differences between each site's patients and the others'.", "casemix"
 
 
 def numbers(document: Json) -> Filled:
@@ -229,4 +231,7 @@ def explanation(document: Json) -> Filled:
 
 def external(document: Json) -> Filled:
     """External testing."""
-    return None
+    design = document["design"]
+    if not (design["external"] or design["left_out"]):
+        return None
+    return f"{design['kind'][0].upper()}{design['kind'][1:]}: the model at sites that it was not trained on.", "leftout"

@@ -149,11 +149,13 @@ def _smallest(document: Json) -> str:
         if block["metrics"]["auc"]["value"] > block["local_only"]["metrics"]["auc"]["value"]
     ]
     smallest = "the smallest with an AUC" if len(compared) < len(trained) else "the smallest"
-    return (
+    words = (
         f"{name}, {smallest}, with {compared[name]['n']['train']} training patients: AUC {interval(ours)} federated, "
-        f"{interval(own)} alone. The federated model has the larger AUC at {len(helped)} of {count(len(compared), 'site')} "
-        "compared."
+        f"{interval(own)} alone. The federated model has the larger AUC at {len(helped)} of the {len(compared)} "
+        "sites compared."
     )
+    paired = document["comparisons"].get("local", {}).get("sites", {}).get(name)
+    return f"{words} {paired['words']}" if paired else words
 
 
 def _threshold(document: Json) -> str:

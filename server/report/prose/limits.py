@@ -60,7 +60,9 @@ def _absences(document: Json) -> str:
 
 
 def _random_split(document: Json) -> str:
-    if not document["pooled"]["patients"] or document["study"]["synthetic"]:
+    design = document["design"]
+    elsewhere = design["external"] or design["left_out"]
+    if not document["pooled"]["patients"] or document["study"]["synthetic"] or elsewhere:
         return ""
     return (
         f"Test patients are of the same {count(len(document['sites']), 'site')} and records as the training patients: the "

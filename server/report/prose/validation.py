@@ -23,7 +23,9 @@ def validation(protocol: StudyProtocol, document: Json) -> Part:
         "tuning patients of all sites together; test patients played no part in the choice."
     )
     patience = f"Training was to stop after {evaluation.patience} rounds without a better one." if evaluation.patience else None
-    return part("Validation", chosen, patience, _comparators(document))
+    kind = document["design"]["kind"]
+    design = None if kind == "split at each site" else f"The design was {kind}."
+    return part("Validation", design, chosen, patience, _comparators(document))
 
 
 def _comparators(document: Json) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from server.report.tables.model import Cell, Column, Row, Table, count, site_name, table, words
-from server.report.wording import decimal, percent
+from server.report.wording import decimal, left_out, percent
 
 Json = dict[str, Any]
 
@@ -40,7 +40,7 @@ def _flow(document: Json) -> Table | None:
         shares = (Cell(percent(share), "", {"": share}) for share in (cohort["modalities"][name] for name in modalities))
         cells = (
             count(cohort["found"]),
-            count(sum(cohort["excluded"].values())),
+            count(left_out(cohort)),
             *(_part(site, key) for key, _ in _PARTS),
             pictures,
         )
