@@ -12,6 +12,7 @@ from shared_model.errors import MessageError
 from shared_model.record import Record
 
 Ints = NDArray[np.int64]
+COARSE = 20  # steps of [0, 1] to which the ends of merged bins are rounded outwards, so that they tell nobody's score
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,18 @@ class ScoreHistogram(Record):
         return list(zip(self.starts, self.stops, self.negatives, self.positives, strict=True))
 
     @property
+    def merged(self) -> bool:
+        """Whether an interval spans several bins."""
+        return any(stop - start != 1 for start, stop in zip(self.starts, self.stops, strict=True))
+
+    @property
     def by_bin(self) -> tuple[Ints, Ints]:
         """Negatives and positives in every bin of the fine grid, each ``[bins]``.
 
         Raises:
             MessageError: an interval spans several bins, so that nobody knows.
         """
-        if any(stop - start != 1 for start, stop in zip(self.starts, self.stops, strict=True)):
+        if self.merged:
             raise MessageError("merged intervals cannot be told apart by bin")
         negatives, positives = np.zeros(self.bins, np.int64), np.zeros(self.bins, np.int64)
         negatives[list(self.starts)], positives[list(self.starts)] = self.negatives, self.positives
@@ -109,13 +115,16 @@ class ScoreHistogram(Record):
         return self._of_cells(self.bins, ((*interval, *counts) for interval, counts in both.items()))
 
     def _merged(self, counts: tuple[int, ...], minimum: int) -> list[tuple[int, int, int]]:
-        """Disjoint intervals from bin 0 to ``bins``, each of at least ``minimum`` patients; overlapping ones are joined."""
+        """Disjoint intervals, each of at least ``minimum`` patients; overlapping ones are joined."""
         merged: list[tuple[int, int, int]] = []
+        step = max(1, self.bins // COARSE)
         begun, reached, held = 0, 0, 0
         for start, stop, count in zip(self.starts, self.stops, counts, strict=True):
             if count and held >= minimum and start >= reached:
                 merged.append((begun, reached, held))
-                begun, held = reached, 0
+                held = 0
+            if count and not held:
+                begun = max(reached, start // step * step)
             if count:
                 reached, held = max(reached, stop), held + count
         if not held:
@@ -123,7 +132,7 @@ class ScoreHistogram(Record):
         if held < minimum and merged:
             begun, held = merged[-1][0], merged[-1][2] + held
             merged.pop()
-        return [*merged, (begun, self.bins, held)]
+        return [*merged, (begun, min(self.bins, -(-reached // step) * step), held)]
 
     def at_least(self, threshold: float) -> tuple[tuple[int, int], tuple[int, int]]:
         """How many negatives, and how many positives, score ``threshold`` or more: fewest and most that it can be."""

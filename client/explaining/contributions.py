@@ -23,7 +23,7 @@ from shared_model.tokens import Normalizer
 Floats = NDArray[np.float64]
 Rows = dict[str, tuple[NDArray[np.bool_], Floats]]
 
-ORDERS = 8  # random orders of sampled Shapley values, in a study; they add up to the logit for any number
+ORDERS = 4  # random orders of sampled Shapley values, in a study; they add up to the logit for any number
 
 
 @dataclass(frozen=True)

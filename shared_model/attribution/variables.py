@@ -17,7 +17,7 @@ from shared_model.network import LogisticNetwork, MultimodalNetwork, PatientNetw
 from shared_model.protocol import StudyProtocol
 
 COMPLETE = 1e-3  # of the contributions' absolute sum: the completeness gap that integrated gradients may have
-_STEPS = (24, 48, 96, 192, 384)
+_STEPS = (12, 24, 48, 96, 192, 384)
 _AT_ONCE = 4096  # patients times steps
 
 

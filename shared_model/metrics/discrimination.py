@@ -51,14 +51,16 @@ def average_precision(scores: Floats, labels: Floats) -> float | None:
 
 
 def histogram_auc(histogram: ScoreHistogram) -> tuple[float, float] | None:
-    """AUC from binned scores, half credit within a bin, and a bound on its distance from the AUC of the raw scores.
+    """AUC from binned scores, and a bound on its distance from the AUC of the raw scores.
 
-    The bound is half the share of (positive, negative) pairs whose intervals overlap: whatever their order, no more is lost.
+    A pair of a positive and a negative whose intervals overlap is credited as if patients were spread evenly over their
+    intervals, so half in a bin of the fine grid. The bound is from all such pairs being in order, or none: on the fine grid
+    half their share.
     """
     ranking = _of_histogram(histogram)
     if not ranking.both_classes(at_least=1):
         return None
-    return ranking.auc, 0.5 * ranking.undecided
+    return ranking.auc, ranking.bound
 
 
 def histogram_auc_interval(histogram: ScoreHistogram) -> Estimate | None:
@@ -68,7 +70,7 @@ def histogram_auc_interval(histogram: ScoreHistogram) -> Estimate | None:
         return None
     method = f"DeLong, logit, on {histogram.bins} bins, widened by the bound"
     inner = ranking.interval(method)
-    return Bounded.of(inner, 0.5 * ranking.undecided, inner.method, lowest=0.0, highest=1.0).estimate
+    return Bounded.of(inner, ranking.bound, inner.method, lowest=0.0, highest=1.0).estimate
 
 
 def histogram_average_precision(histogram: ScoreHistogram) -> tuple[float, float] | None:
@@ -120,13 +122,15 @@ class _Ranking:
         negatives, positives: patients at each place.
         below: for a positive at each place, the share of negatives ranked below it, ties half.
         above: for a negative at each place, the share of positives ranked above it, ties half.
-        undecided: share of (positive, negative) pairs whose order is unknown.
+        surely: share of (positive, negative) pairs that are in order wherever patients lie in their intervals.
+        undecided: share of pairs whose order is unknown.
     """
 
     negatives: Floats
     positives: Floats
     below: Floats
     above: Floats
+    surely: float = 0.0
     undecided: float = 0.0
 
     def both_classes(self, *, at_least: int) -> bool:
@@ -135,6 +139,11 @@ class _Ranking:
     @property
     def auc(self) -> float:
         return float(np.sum(self.positives * self.below) / self.positives.sum())
+
+    @property
+    def bound(self) -> float:
+        """How far the AUC can be from that of the raw scores."""
+        return max(self.auc - self.surely, self.surely + self.undecided - self.auc)
 
     @property
     def variance(self) -> float:
@@ -171,10 +180,26 @@ def _of_histogram(histogram: ScoreHistogram) -> _Ranking:
     n_negative, n_positive = max(negatives.sum(), 1.0), max(positives.sum(), 1.0)
     above, overlapping = _counts_above(histogram)
     tied = overlapping(negatives)
-    below_positive = (n_negative - above(negatives) - 0.5 * tied) / n_negative
-    above_negative = (above(positives) + 0.5 * overlapping(positives)) / n_positive
+    surely = float(np.sum(positives * (negatives.sum() - above(negatives) - tied)) / (n_positive * n_negative))
     undecided = float(np.sum(positives * tied) / (n_positive * n_negative))
-    return _Ranking(negatives, positives, below_positive, above_negative, undecided)
+    if histogram.merged:
+        credit = _credit(np.asarray(histogram.starts, np.float64), np.asarray(histogram.stops, np.float64))
+        below_positive, above_negative = credit @ negatives / n_negative, positives @ credit / n_positive
+    else:
+        below_positive = (n_negative - above(negatives) - 0.5 * tied) / n_negative
+        above_negative = (above(positives) + 0.5 * overlapping(positives)) / n_positive
+    return _Ranking(negatives, positives, below_positive, above_negative, surely, undecided)
+
+
+def _credit(starts: Floats, stops: Floats) -> Floats:
+    """Probability that a patient of interval ``i`` scores above one of interval ``j``, both spread evenly; ``[i, j]``."""
+
+    def reached(at: Floats) -> Floats:
+        """Integral up to ``at[i]`` of the distribution of a patient of interval ``j``."""
+        inside = np.clip(at[:, None], starts, stops)
+        return np.square(inside - starts) / (2.0 * (stops - starts)) + np.maximum(at[:, None] - stops, 0.0)
+
+    return np.asarray((reached(stops) - reached(starts)) / (stops - starts)[:, None], np.float64)
 
 
 Counter = Callable[[Floats], Floats]

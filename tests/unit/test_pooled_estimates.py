@@ -1,6 +1,6 @@
 """Pooling: any grouping of sites says the same, and what bins hide is within the bound that is stated with it."""
 
-import itertools
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -63,13 +63,11 @@ class TestMerging:
         merged = ScoreHistogram.of(*both, bins=BINS).coarsened(minimum)
         assert merged.coarsened(minimum) == merged
 
-    def test_intervals_of_a_class_lie_side_by_side(self):
-        scores, labels = np.linspace(0.0, 1.0, 40), np.repeat([0.0, 1.0], 20)
-        merged = ScoreHistogram.of(scores, labels, bins=BINS).coarsened(5)
-        negatives = [(start, stop) for start, stop, count, _ in merged.cells if count]
-        assert negatives[0][0] == 0
-        assert negatives[-1][1] == BINS
-        assert all(before[1] == after[0] for before, after in itertools.pairwise(negatives))
+    def test_ends_are_rounded_outwards_and_tell_nobodys_score(self):
+        scores, labels = np.linspace(0.117, 0.633, 40), np.zeros(40)
+        merged = ScoreHistogram.of(scores, labels, bins=200).coarsened(5)
+        assert (merged.starts[0], merged.stops[-1]) == (20, 130)
+        assert all(before <= after for before, after in pairwise([x for cell in merged.cells for x in cell[:2]]))
 
     def test_of_merged_bins_nobody_knows_the_fine_ones(self):
         merged = ScoreHistogram.of(np.linspace(0, 1, 30), np.zeros(30), bins=BINS).coarsened(5)
@@ -206,7 +204,7 @@ class TestCurves:
             for rates in curve:
                 assert rates[0] == 0.0
                 assert rates[-1] == pytest.approx(1.0)
-                assert all(a <= b + 1e-12 for a, b in itertools.pairwise(rates))
+                assert all(a <= b + 1e-12 for a, b in pairwise(rates))
 
     @given(sites())
     def test_of_risk_hold_everybody(self, found):
@@ -229,3 +227,30 @@ class TestCurves:
             assert abs(scores[members].mean() - curve["predicted"][number]) <= curve["error_bound"][number]
             assert curve["observed"][number] == pytest.approx(labels[members].mean(), abs=0.05)
         assert begin == 500
+
+
+class TestAucOfMergedBins:
+    def test_spreads_patients_evenly(self):
+        # A positive in bins 0 to 3, a negative in bin 1: above it with (1 - 0.5 * 1 + 2) / 4, by areas.
+        histogram = ScoreHistogram(4, (0, 1), (4, 2), (0, 1), (1, 0))
+        value, bound = metrics.histogram_auc(histogram)
+        assert value == pytest.approx(2.5 / 4)
+        assert bound == pytest.approx(2.5 / 4)  # the pair may be in no order at all
+
+    def test_of_small_sites_is_nearer_than_half_credit_would_be(self):
+        sites = [spread(40, seed) for seed in range(5)]
+        scores, labels = together([(*site, 5) for site in sites])
+        pooled = metrics.pool(
+            [Performance(ScoreHistogram.of(*site, bins=200).coarsened(5), ScoreSums.of(*site), ()) for site in sites]
+        )
+        exact = metrics.auc(scores, labels)
+        value, bound = metrics.histogram_auc(pooled.histogram)
+        cells = pooled.histogram.cells
+        pairs = [
+            (p * n, 1.0 if start >= other_stop else 0.0 if stop <= other_start else 0.5)
+            for start, stop, _, p in cells
+            for other_start, other_stop, n, _ in cells
+        ]
+        half = sum(weight * credit for weight, credit in pairs) / sum(weight for weight, _ in pairs)
+        assert abs(value - exact) < 0.5 * abs(half - exact)
+        assert abs(value - exact) < bound < 0.4

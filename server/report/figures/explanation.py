@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from server.report.figures.looks import WIDTH, wrapped
 from server.report.svg import COLOURS, SITE_COLOURS, Drawing, canvas
@@ -42,6 +43,7 @@ def _modalities(explained: Json) -> Drawing:
         _sites(axes, explained, lambda site, name: site["modality_share"].get(name), list(shares))
         axes.set_yticks(range(len(shares)), [wrapped(name) for name in shares])
         axes.set(ylim=(len(shares) - 0.5, -0.5), xlim=(0, None), xlabel="share of what moves the model's log odds")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="x")
         figure.legend(
             *axes.get_legend_handles_labels(), loc="outside upper left", ncols=3, columnspacing=1.0, handletextpad=0.2
@@ -59,6 +61,7 @@ def _variables(explained: Json) -> Drawing:
         _sites(axes, explained, lambda site, name: (site["importance"] or {}).get(name), names)
         axes.set_yticks(range(len(rows)), [wrapped(name) for name in names])
         axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(0, None), xlabel="mean size of the contribution, log odds")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="x")
         figure.legend(
             *axes.get_legend_handles_labels(), loc="outside upper left", ncols=3, columnspacing=1.0, handletextpad=0.2

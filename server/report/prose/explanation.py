@@ -1,5 +1,6 @@
 """The words of the section on explanations."""
 
+from collections import Counter
 from typing import Any
 
 from server.report.wording import count, decimal, listing, percent, percent_interval
@@ -19,6 +20,7 @@ def context(document: Json) -> Json:
         "tested": _tested(explained),
         "risk_words": _risk(explained["risk"]) if explained["risk"] else "",
         "agreement": _agreement(explained),
+        "kept_back": _kept_back(explained["suppressed"]),
     }
 
 
@@ -60,6 +62,11 @@ def _risk(risk: Json) -> str:
     if near["observed"]:
         words += f"{risk['distance'].replace('_', ' ')} {near['label']}: {percent_interval(near['observed'])} had the outcome. "
     return words + "Shen et al. (2025) report more than 72% within 2.5 mm, among patients of whom 52% had the outcome."
+
+
+def _kept_back(suppressed: list[Json]) -> str:
+    sites = Counter(item["site"] for item in suppressed)
+    return listing([f"{count(number, 'group')} of cells at {site}" for site, number in sites.items()]) if sites else ""
 
 
 def _agreement(explained: Json) -> list[str]:
