@@ -42,7 +42,7 @@ STUDY = {
     },
     "images": {"views": {"transverse": {}}, "size": SIZE, "per_patient": 1},
     "network": {"width": 16, "heads": 2, "bidirectional_blocks": 1, "joint_blocks": 0, "image_grid": 2},
-    "training": {"steps": 1, "batch_size": 8},
+    "training": {"steps": 2, "batch_size": 8},
     "federation": {"rounds": 1},
 }
 

@@ -165,8 +165,10 @@ def test_a_workers_log_names_keys_and_places_only(hospital, rows, caplog, monkey
         monkeypatch.setattr("client.worker.load_cohort", lambda *_, **__: {}[" ".join(("ROE", "RICHARD"))])
     site, _ = hospital.save()
     task = Task("run", "alpha", 0, "attempt", protocol_json=hospital.protocol().canonical_json, seed=0)
+    worker = open_site(site, state=hospital.folder)
+    worker.approve(hospital.protocol(), by="the test")
     with caplog.at_level(logging.DEBUG):
-        reply = messages.decode(open_site(site, state=hospital.folder).handle(messages.encode(Message(DescribeRequest(task)))))
+        reply = messages.decode(worker.handle(messages.encode(Message(DescribeRequest(task)))))
     assert reply.record.code == (FailureCode.COHORT_UNUSABLE if broken == "cells" else FailureCode.INTERNAL)
     assert ("cohort.label" if broken == "cells" else "KeyError") in caplog.text
     assert "ROE RICHARD" not in caplog.text
