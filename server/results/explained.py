@@ -51,7 +51,11 @@ def explanation(record: RunRecord, arms: Sequence[Arm] = ()) -> Json | None:
             for model, replies in record.drift.items()
         ],
         "compared": [
-            {"kind": arm.kind, "site": arm.site, **_like(total(arm.explanations.values()), own, protocol)}
+            {
+                "kind": arm.kind,
+                "site": arm.site,
+                **_like(total(arm.explanations.values()), own, protocol, theirs=_of_arm(arm, protocol)),
+            }
             for arm in arms
             if arm.explanations and (own := total(summaries[site] for site in arm.explanations if site in summaries)).cells
         ],
@@ -217,15 +221,25 @@ def _i2(summaries: Any, place: int) -> float | None:
     return max(0.0, (q - (len(means) - 1)) / q) if q > 0.0 else 0.0
 
 
-def _like(other: ExplanationSummary, pooled: ExplanationSummary, protocol: StudyProtocol) -> Json:
-    """Another model's explanation beside that of the model, on the same patients."""
-    own, theirs = importance(pooled, protocol), importance(other, protocol)
-    shares = _shares(other, protocol), _shares(pooled, protocol)
-    common = [name for name in shares[0] if name in shares[1]]
+def _of_arm(arm: Arm, protocol: StudyProtocol) -> StudyProtocol:
+    """The protocol of a comparator: logistic regression has no pictures."""
+    if arm.kind != "logistic":
+        return protocol
+    return protocol.model_copy(update={"network": protocol.network.model_copy(update={"kind": "logistic"})})
+
+
+def _like(
+    other: ExplanationSummary, pooled: ExplanationSummary, protocol: StudyProtocol, *, theirs: StudyProtocol | None = None
+) -> Json:
+    """Another model's explanation, of protocol ``theirs``, beside that of the model, on the same patients. Shares compare only
+    where both look at the same modalities."""
+    sizes = importance(pooled, protocol), importance(other, theirs or protocol)
+    ours, others = _shares(pooled, protocol), _shares(other, theirs or protocol)
+    same = bool(ours) and list(ours) == list(others)
     return {
-        "modality_share": {name: share["value"] for name, share in shares[0].items()},
-        "rank_correlation": _ranks_alike(own, theirs) if own and theirs else None,
-        "largest_difference_of_share": max((abs(shares[0][n]["value"] - shares[1][n]["value"]) for n in common), default=None),
+        "modality_share": {name: share["value"] for name, share in others.items()},
+        "rank_correlation": _ranks_alike(sizes[0], sizes[1]) if sizes[0] and sizes[1] else None,
+        "largest_difference_of_share": max(abs(ours[n]["value"] - others[n]["value"]) for n in ours) if same else None,
     }
 
 

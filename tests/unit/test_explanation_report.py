@@ -10,6 +10,7 @@ import pytest
 
 import server.results
 from server import report
+from server.records import Arm
 from server.results.document import assemble
 from server.results.explanation_tests import verdicts
 from shared_model.disclosure import Suppression, Why
@@ -28,10 +29,11 @@ def protocol(**settings: object) -> StudyProtocol:
     return PROTOCOL.model_copy(update={"explanation": EXPLAINED.model_copy(update=settings)})
 
 
-def summary(seed: int, *, brief: bool = False, patients: float = 40.0) -> ExplanationSummary:
+def summary(seed: int, *, brief: bool = False, patients: float = 40.0, kind: str = "multimodal") -> ExplanationSummary:
     """Every cell that the study has; contributions grow from variable to variable."""
     rng, cells = np.random.default_rng(seed), {}
-    for name, length in layout(protocol(), brief=brief).items():
+    network = PROTOCOL.network.model_copy(update={"kind": kind})
+    for name, length in layout(protocol().model_copy(update={"network": network}), brief=brief).items():
         means = rng.uniform(0.1, 0.3, length) / length * np.arange(1, length + 1)
         if name == "modalities.square":
             means = means**2 + 0.02
@@ -39,6 +41,11 @@ def summary(seed: int, *, brief: bool = False, patients: float = 40.0) -> Explan
             means = np.array([0.5, 0.4])
         cells[name] = Cell(patients, tuple(map(float, patients * means)))
     return ExplanationSummary(cells)
+
+
+def of_arm(arm: Arm) -> ExplanationSummary:
+    """A comparator's brief one; logistic regression looks at tables only."""
+    return summary(9, brief=True, kind="logistic" if arm.kind == "logistic" else "multimodal")
 
 
 def document(**settings: object) -> dict:  # type: ignore[type-arg]
@@ -52,9 +59,7 @@ def document(**settings: object) -> dict:  # type: ignore[type-arg]
         model: {site: replace(reply, summary=summary(model, brief=True)) for site, reply in replies.items()}
         for model in (6, 12)
     }
-    arms = tuple(
-        replace(arm, explanations={s: summary(9, brief=True) for s in replies if arm.site in {None, s}}) for arm in arms
-    )
+    arms = tuple(replace(arm, explanations={s: of_arm(arm) for s in replies if arm.site in {None, s}}) for arm in arms)
     record = replace(record, protocol=protocol(**settings), explanations=replies, drift=drift)
     return assemble(record, arms)
 
@@ -67,6 +72,9 @@ def test_the_block_fits_the_schema() -> None:
     assert sum(explained["modality_share"][name]["value"] for name in ("bmode", "doppler", "clinical", "genomic")) > 0.0
     assert {row["kind"] for row in explained["compared"]} == {"local", "central", "logistic"}
     assert [step["round"] for step in explained["drift"]] == [6, 12]
+    logistic = next(row for row in explained["compared"] if row["kind"] == "logistic")
+    assert list(logistic["modality_share"]) == ["clinical", "genomic"]
+    assert logistic["largest_difference_of_share"] is None
 
 
 def test_contributions_are_logits_again() -> None:
