@@ -46,6 +46,9 @@ label = {{ column = "outcome", positive = ["yes"], negative = ["no"] }}
 age = {{ column = "age", unit = "years" }}
 size = {{ column = "size_cm", unit = "cm" }}
 sex = {{ column = "sex", codes = {{ F = "female", M = "male" }} }}
+
+[policy]
+minimum_cell = 1
 """
 
 

@@ -34,7 +34,6 @@ class AuditLog:
     """The log of ``site`` in ``folder``. Several processes may append: the worker, and the commands that approve."""
 
     def __init__(self, folder: Path, *, site: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.site = site
         self._folder = folder
         self.path = folder / LOG
@@ -85,6 +84,7 @@ class AuditLog:
 
     @contextmanager
     def _alone(self) -> Iterator[BinaryIO]:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         created = not self.path.exists()
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "r+b") as file:
@@ -120,6 +120,7 @@ class AuditLog:
             return self._made_key(path)
 
     def _made_key(self, path: Path) -> Ed25519PrivateKey:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         key = Ed25519PrivateKey.generate()
         partial = path.with_name(f"{KEY}.{os.getpid()}")
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +67,19 @@ class Exchanges:
     """What one site answered, in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._path = folder / FILE
-        with self._transaction() as database:
+        self._folder = folder
+
+    @cached_property
+    def _store(self) -> tuple[Path, bytes]:
+        """The file and the key in it, made when first needed: a site that cannot even start leaves nothing behind."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self._folder / FILE
+        with _transaction(path) as database:
             for table in _SCHEMA:
                 database.execute(table)
             database.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (secrets.token_bytes(32),))
-            [self._key] = database.execute("SELECT key FROM secret").fetchone()
+            [key] = database.execute("SELECT key FROM secret").fetchone()
+        return path, bytes(key)
 
     def admit(self, request: PatientRequest, envelope: Envelope, *, approval: Approval, policy: Policy) -> None:
         """Make sure that ``request`` is none that was answered otherwise, is long past, or one too many; and remember it.
@@ -83,7 +90,7 @@ class Exchanges:
             RefusedError: ``REPLAYED_REQUEST`` or ``TOO_MANY_ROUNDS``.
         """
         task, content = request.task, content_sha256(request, envelope)
-        with self._transaction() as database:
+        with _transaction(self._store[0]) as database:
             known = database.execute(
                 "SELECT content FROM request WHERE run = ? AND kind = ? AND attempt = ?", (task.run, request.kind, task.attempt)
             ).fetchone()
@@ -102,7 +109,7 @@ class Exchanges:
         Raises:
             RefusedError: ``COHORT_CHANGED``.
         """
-        with self._transaction() as database:
+        with _transaction(self._store[0]) as database:
             for version in versions:
                 rows = database.execute("SELECT members, at FROM cohort WHERE kind = ?", (version.kind,)).fetchall()
                 for members, at in rows:
@@ -137,7 +144,7 @@ class Exchanges:
             yield self._hashed(part_of.get(place, "").encode() + b"\0" + values + pictures)
 
     def _hashed(self, content: bytes) -> bytes:
-        return hmac.digest(self._key, content, "sha256")[:_DIGEST]
+        return hmac.digest(self._store[1], content, "sha256")[:_DIGEST]
 
     @staticmethod
     def _refuse_the_past(database: sqlite3.Connection, request: PatientRequest) -> None:
@@ -163,14 +170,15 @@ class Exchanges:
             if asked >= policy.max_evaluations:
                 raise RefusedError(FailureCode.TOO_MANY_ROUNDS, f"an evaluation after {asked} others in this run")
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """On the disk when the block ends; if the block raises, it never was."""
-        with closing(sqlite3.connect(self._path, timeout=30.0, isolation_level=None)) as database:
-            database.execute("PRAGMA synchronous = FULL")
-            database.execute("BEGIN IMMEDIATE")
-            yield database
-            database.execute("COMMIT")
+
+@contextmanager
+def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
+    """On the disk when the block ends; if the block raises, it never was."""
+    with closing(sqlite3.connect(path, timeout=30.0, isolation_level=None)) as database:
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute("BEGIN IMMEDIATE")
+        yield database
+        database.execute("COMMIT")
 
 
 def content_sha256(request: PatientRequest, envelope: Envelope) -> str:

@@ -233,11 +233,11 @@ def test_how_a_study_ended_is_written_for_the_one_who_waits(monkeypatch, tmp_pat
     monkeypatch.setattr(server_app, "conduct", conduct)
     monkeypatch.setattr(server_app, "die_with_parent", lambda parent: None)
     outcome = tmp_path / "outcome.json"
-    run_config = {"run-directory": str(tmp_path), "outcome": str(outcome)}
+    run_config = {"run-directory": str(tmp_path), "outcome": str(outcome), "nodes": ""}
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config)
     if failure is None:
         server_app.app(None, context)
-        assert json.loads(outcome.read_text()) == {"error": None}
+        assert json.loads(outcome.read_text()) == {"error": None, "final": True}
         return
     with pytest.raises(type(failure)):
         server_app.app(None, context)
