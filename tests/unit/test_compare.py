@@ -201,7 +201,7 @@ def test_a_study_with_readers_and_own_models_ends_with_comparisons(tmp_path: Pat
     workers = {
         site: Worker(
             site,
-            policy=Policy(),
+            policy=Policy(minimum_gradient=1),
             load=lambda _, site=site: replace(found[site], parts=parts[site]),  # type: ignore[misc]
             state=tmp_path / "state",
             approvals=sites.AnyProtocol(tmp_path / site),

@@ -265,7 +265,7 @@ def is_command(process: Path, argument: str) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], *, seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
