@@ -166,8 +166,9 @@ def summarize(record: "RunRecord", out: Path, console: "Console") -> None:
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
 
-def _count(site: dict[str, dict[str, int]], key: str) -> str:
-    return str((site.get(key) or {}).get("test", ""))
+def _count(site: dict[str, dict[str, int | None]], key: str) -> str:
+    count = (site.get(key) or {}).get("test", "")
+    return "withheld" if count is None else str(count)
 
 
 def _auc_cells(auc: dict[str, float | None] | None) -> tuple[str, str]:

@@ -67,7 +67,7 @@ class Workbench:
             raise RefusedError(FailureCode.MODEL_REFUSED, f"model of {found} where the study has {self.spec.size} parameters")
         if not np.isfinite(weights).all():
             raise RefusedError(FailureCode.MODEL_REFUSED, "model with values that are not finite")
-        if (norm := float(np.linalg.norm(weights))) > MODEL_NORM_LIMIT:
+        if (norm := float(np.linalg.norm(weights.astype(np.float64)))) > MODEL_NORM_LIMIT:
             raise RefusedError(FailureCode.MODEL_REFUSED, f"model of norm {norm:.3g}: made to single somebody out, or diverged")
         self.spec.load(self.network, weights)
         self.spec.load_personal(self.network, self.first_personal if personal is None else personal)

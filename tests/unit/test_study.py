@@ -232,7 +232,7 @@ def test_odd_sites_take_part_as_far_as_they_can(tmp_path: Path) -> None:
         "external": worker("external", tmp_path / "s", shares=(0.0, 0.0, 1.0)),
         "negative": worker("negative", tmp_path / "s", positives=0.0),
         "usual": worker("usual", tmp_path / "s"),
-        "tiny": worker("tiny", tmp_path / "s", patients=3, policy=Policy(minimum_patients=1)),
+        "tiny": worker("tiny", tmp_path / "s", patients=3),
         "nobody": worker("nobody", tmp_path / "s", patients=0),
     }
     conduct(Loopback(sites), start(tmp_path, protocol(), tuple(sorted(sites))))
