@@ -100,7 +100,7 @@ class Control:
         self._spawn(known.arguments, out, folder=known.folder)
 
     def stop(self, name: str) -> None:
-        """Interrupt the command that works in the run, as Ctrl-C would: what was committed stays.
+        """End the command that works in the run: what was committed stays.
 
         Raises:
             StudyError: no command is at work, or it cannot be told which.
@@ -111,7 +111,7 @@ class Control:
         known = _command_of(out)
         if known is None or not _is(known):
             raise StudyError("it cannot be told which process is at work: stop it at the terminal")
-        os.kill(known.process, signal.SIGINT)
+        os.kill(known.process, signal.SIGTERM)
 
     def _command(self, chosen: Launchable, out: Path) -> list[str]:
         given = ["--out", str(out.resolve())]

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from server.app_files import CONDUCTING
 from server.journal import FILE, Journal
-from server.launch import prepare, simulate
+from server.launch import Extent, prepare, simulate
 from server.provisioning import Federation
 from shared_model import flower_home
 from shared_model.locking import is_held
@@ -84,7 +84,7 @@ def test_a_study_that_was_stopped_goes_on_and_ends_with_the_bits_of_a_simulated_
     assert result.stdout.rstrip().endswith("finished")
 
     simulation = prepare(study, list(sites.values()), out=tmp_path / "simulated", seed=SEED, threads=1)
-    simulate(simulation, with_baselines=False, console=Console(quiet=True))
+    simulate(simulation, extent=Extent(), console=Console(quiet=True))
     ours, theirs = (load_file(run / "models" / "best.safetensors") for run in (out, tmp_path / "simulated"))
     assert {name: tensor.tobytes() for name, tensor in ours.items()} == {
         name: tensor.tobytes() for name, tensor in theirs.items()

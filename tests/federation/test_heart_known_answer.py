@@ -73,7 +73,15 @@ def protocol(client_rule: dict[str, object], server_optimizer: dict[str, object]
 
 
 def run(workers: dict[str, Worker], settings: StudyProtocol, *, seed: int, out: Path) -> Journal:
-    Journal.create(out, settings, run=out.name, engine="in-process", seed=seed, enrolled=SITES, versions={}).close()
+    Journal.create(
+        out,
+        settings,
+        run=f"{out.parent.name}-{out.name}".replace("[", "-").replace("]", ""),
+        engine="in-process",
+        seed=seed,
+        enrolled=SITES,
+        versions={},
+    ).close()
     run_in_process(workers, out)
     return Journal(out)
 
@@ -83,7 +91,7 @@ def test_accuracy_at_each_hospital_is_the_published_one(method: str, workers: di
     rule, optimizer, lr, published, tolerance = PUBLISHED[method]
     accuracy = []
     for seed in SEEDS:
-        with run(workers, protocol(rule, optimizer, lr), seed=seed, out=tmp_path / f"seed-{seed}") as journal:
+        with run(workers, protocol(rule, optimizer, lr), seed=seed, out=tmp_path / method.lower() / f"seed-{seed}") as journal:
             evaluations = journal.record().evaluations
         counts = [evaluations[site].parts["test"].thresholds[0] for site in SITES]
         accuracy.append(
