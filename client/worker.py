@@ -179,18 +179,14 @@ class Worker:
             case CompareRequest():
                 found = compare(self.cohort(bench.protocol), request, bench.protocol, directory=self._of_run)
                 return Message(CompareReply(self.name, task.attempt, **vars(found), seconds=perf_counter() - started))
-
             case ExplainRequest():
                 outlines = None if request.brief else self._outlines(bench)
                 summary = explain(bench, request, vectors, state=state, outlines=outlines)
                 private = bench.protocol.explanation is not None and bench.protocol.explanation.epsilon is not None
                 if private:
-                    ledger, patients = (
-                        Ledger(lasting(self._state, self.name), policy=self.policy),
-                        self.cohort(bench.protocol).members,
-                    )
+                    patients = self.cohort(bench.protocol).members
                     charge_explanation(
-                        summary, bench.protocol, ledger=ledger, run=task.run, model=task.round, patients=patients
+                        summary, bench.protocol, ledger=self._ledger(), run=task.run, model=task.round, patients=patients
                     )
                 seconds = perf_counter() - started
                 return Message(ExplainReply(self.name, task.attempt, summary, seconds=seconds, private=private))
@@ -243,11 +239,14 @@ class Worker:
             request,
             vectors,
             state=state,
-            ledger=Ledger(lasting(self._state, self.name), policy=self.policy),
+            ledger=self._ledger(),
             outbox=Outbox(self._of_run(request.task.run) / "outbox"),
             patients=self.cohort(bench.protocol).members,
             started=started,
         )
+
+    def _ledger(self) -> Ledger:
+        return Ledger(lasting(self._state, self.name), policy=self.policy)
 
     def _of_run(self, run: str) -> Path:
         return self._state / run / self.name

@@ -186,8 +186,8 @@ def _site(name: str, record: RunRecord, states: Mapping[str, SiteState]) -> Site
         tune_auc=last.tune.auc.value if last and last.tune and last.tune.auc else None,
         trouble=len(failures),
         last_trouble=f"round {failures[-1].round}: {failures[-1].reason}" if failures else None,
-        epsilon=None,
-        epsilon_limit=None,
+        epsilon=last.privacy.epsilon_total if last and last.privacy else None,
+        epsilon_limit=last.privacy.limit if last and last.privacy else None,
     )
 
 

@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -24,6 +25,7 @@ from server.records import RoundRecord, SiteFailure, SiteRound
 from server.run_directory import COMMAND, LOCK
 from shared_model.errors import ConfigurationError, FailureCode, StudyError
 from shared_model.locking import alone
+from shared_model.privacy_spent import PrivacySpent
 from shared_model.protocol import Federation, Study, StudyProtocol, Training
 from shared_model.variables import Variable
 
@@ -76,6 +78,20 @@ def test_a_view_tells_what_each_site_does(run: Path) -> None:
     assert view.curve == ((1, pytest.approx(0.64)),)
     assert view.seconds_left is None  # nobody works in it
     assert any("hazel does not count" in text for _, text in view.timeline)
+
+
+def test_what_a_site_has_spent_of_its_budget_is_shown_beside_its_limit(run: Path) -> None:
+    spent = PrivacySpent(
+        epsilon=1.0, epsilon_total=2.5, planned=3.0, limit=8.0, delta=1e-4, accountant="rdp", noise_multiplier=1.0,
+        sampling_rate=0.1, steps=10, clipping="flat", clip_norm=1.0,
+    )  # fmt: skip
+    last = a_round(3)
+    with Journal(run) as journal:
+        journal.commit_round(replace(last, sites=last.sites | {"birch": replace(last.sites["birch"], privacy=spent)}), {})
+    view = look(run)
+    assert view.has_budget
+    assert {site.name: (site.epsilon, site.epsilon_limit) for site in view.sites}["birch"] == (2.5, 8.0)
+    assert {site.name: site.epsilon for site in view.sites}["cedar"] is None
 
 
 def test_a_run_is_running_while_its_lock_is_held(run: Path) -> None:
