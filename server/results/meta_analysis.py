@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 Floats = NDArray[np.float64]
 Z = float(stats.norm.ppf(0.975))
+_GRID = 80
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,32 @@ AUC_PRIOR = TauPrior(0.055, 0.015, "van Leeuwen et al. 2025, Stat Med, e70011")
 
 
 def reml(estimates: Floats, variances: Floats) -> float:
-    """Between-site variance by restricted maximum likelihood, 0 or more; of ``estimates`` and ``variances`` ``[k]``, k >= 2."""
-    start = max(float(np.var(estimates, ddof=1) - variances.mean()), 0.0)
-    tau2 = start
-    for _ in range(1000):
-        weights = 1.0 / (variances + tau2)
-        mean = np.average(estimates, weights=weights)
-        trace = weights.sum() - np.sum(weights**2) / weights.sum()
-        quadratic = np.sum(weights**2 * (estimates - mean) ** 2)
-        information = np.sum(weights**2) - 2.0 * np.sum(weights**3) / weights.sum() + (np.sum(weights**2) / weights.sum()) ** 2
-        renewed = max(0.0, float(tau2 + (quadratic - trace) / information))
-        if abs(renewed - tau2) < 1e-12 + 1e-10 * tau2:
-            return renewed
-        tau2 = renewed
-    return tau2
+    """Between-site variance by restricted maximum likelihood, 0 or more; of ``estimates`` and ``variances`` ``[k]``, k >= 2.
+
+    With few sites of very unequal precision the likelihood may have two maxima, and scoring steps may go to and fro between
+    them without end. So it is looked at over the whole range first, and then climbed from the highest place seen.
+    """
+    widest = float(np.ptp(estimates)) ** 2  # no variance between sites exceeds it
+    if widest == 0.0:
+        return 0.0
+    seen = np.concatenate([[0.0], np.geomspace(1e-6 * widest, widest, _GRID)])
+    heights = [_restricted_likelihood(tau2, estimates, variances) for tau2 in seen]
+    top = int(np.argmax(heights))
+    climbed = optimize.minimize_scalar(
+        lambda tau2: -_restricted_likelihood(tau2, estimates, variances),
+        bounds=(seen[max(top - 1, 0)], seen[min(top + 1, _GRID)]),
+        method="bounded",
+        options={"xatol": 1e-12 * widest, "maxiter": 500},
+    )
+    return float(climbed.x) if -climbed.fun > heights[top] else float(seen[top])
+
+
+def _restricted_likelihood(tau2: float, estimates: Floats, variances: Floats) -> float:
+    """Its logarithm, up to a constant (Viechtbauer 2005)."""
+    total = variances + tau2
+    weights = 1.0 / total
+    scatter = np.sum(weights * (estimates - np.average(estimates, weights=weights)) ** 2)
+    return float(-0.5 * (np.sum(np.log(total)) + np.log(weights.sum()) + scatter))
 
 
 def dersimonian_laird(estimates: Floats, variances: Floats) -> float:

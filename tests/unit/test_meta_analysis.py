@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.meta_analysis import combine_effects
@@ -85,6 +85,7 @@ class TestExpectancy:
 @given(
     st.lists(st.tuples(st.floats(-2, 2), st.floats(0.01, 1.0)), min_size=2, max_size=7),
 )
+@example([(0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (1.0, 0.0625)])  # on which scoring steps go to and fro
 @settings(deadline=None)
 def test_reml_maximises_the_restricted_likelihood(sites):
     estimates, variances = (np.array(column) for column in zip(*sites, strict=True))
