@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from shared_model.crashpoints import crashpoint
 from shared_model.durable import write_durably
 from shared_model.messages import Vector
 
@@ -39,6 +40,7 @@ class SiteState:
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._path(round_)
         write_durably(path, save({name: np.ascontiguousarray(vector) for name, vector in vectors.items()}))
+        crashpoint("state.saved")
         kept = {self._path(number).name for number in (*keep, round_)}
         for old in self.directory.glob("round-*.safetensors"):
             if old.name not in kept:

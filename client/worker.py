@@ -37,6 +37,7 @@ from client.tasks.private_round import PrivateRound, train_within_budget, with_p
 from client.tasks.train import train
 from client.tasks.workbench import Workbench
 from shared_model import messages
+from shared_model.crashpoints import crashpoint
 from shared_model.errors import CohortError, ConfigurationError, FailureCode, MessageError, RefusedError
 from shared_model.messages import (
     AnyRecord,
@@ -107,7 +108,9 @@ class Worker:
                 request = asked(message.record)
             finally:
                 self._witness.received(envelope, request)
+            crashpoint("worker.received")
             protocol = self._gate.admit(request, envelope)
+            crashpoint("worker.admitted")
             if isinstance(request, SecureSumRequest):
                 answer = self._masked.assist(request, started)
             else:
@@ -115,8 +118,11 @@ class Worker:
                 self._gate.admit_cohort(self.cohort(protocol), protocol)
                 bench = self.bench(protocol, seed=request.task.seed)
                 answer = self._carry_out(request, message.vectors, bench, started)
+            crashpoint("worker.computed")
             released = disclosure.release(answer, rule=self.policy.rule, secure_sum=protocol.privacy.secure_sum)
-            return self._witness.sealed(released, request)
+            sealed = self._witness.sealed(released, request)
+            crashpoint("worker.sealed")
+            return sealed
         except RefusedError as error:
             code, cause = error.code, error.detail
         except MessageError as error:

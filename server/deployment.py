@@ -31,6 +31,7 @@ from server.records import RunRecord
 from server.registration import NODES
 from server.run_directory import RunPlan
 from shared_model import config_file
+from shared_model.crashpoints import crashpoint
 from shared_model.durable import write_durably
 from shared_model.errors import ConfigurationError, Fault, StudyError
 from shared_model.locking import is_held
@@ -102,6 +103,7 @@ def deploy(deployment: Deployment, *, stop: Event, console: Console) -> RunRecor
             require_up(deployment.federation)
             with ProgressDisplay(out, console=console):
                 _Conductor(deployment, stop, console).run()
+        crashpoint("run.finished")
         report(out)
     with Journal(out) as journal:
         return journal.record()
@@ -134,6 +136,7 @@ class _Conductor:
             if fruitless > self._relaunches:
                 raise StudyError(f"{fruitless} launches in a row finished no further round; the last one: {problem}")
             self._say(f"{problem}\nlaunching again from round {rounds} in {pause:.0f} s ({fruitless} of {self._relaunches})")
+            crashpoint("run.relaunching")
             self._wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
@@ -163,6 +166,7 @@ class _Conductor:
         file = self._out / "run.toml"
         file.write_text(tomli_w.dumps(config), encoding="utf-8")
         run = str(self._link.json("run", "app", "--run-config", str(file))["run-id"])
+        crashpoint("run.submitted")
         write_durably(self._out / SUBMISSION, json.dumps({"run": run}).encode())
         return run
 

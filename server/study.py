@@ -23,6 +23,7 @@ from server.optimizers import ServerOptimizer
 from server.records import Phase, RoundRecord, SiteFailure, SiteRound
 from shared_model import messages
 from shared_model.audit import Head, does_not_follow
+from shared_model.crashpoints import crashpoint
 from shared_model.durable import write_durably
 from shared_model.errors import ConfigurationError, FailureCode, Fault, RefusedError, StudyError
 from shared_model.masking import MINIMUM_SITES
@@ -111,7 +112,9 @@ class FederatedStudy:
             with self._phase("explain"):
                 self.explain(best, weights, brief=False)
         self.export(best, weights)
+        crashpoint("study.exported")
         self.journal.finish(best_round=best, stopped=stopped)
+        crashpoint("study.finished")
         self.journal.event("finished", best_round=best, stopped=stopped)
 
     # Describe
@@ -143,6 +146,7 @@ class FederatedStudy:
             with self._refusing(site, "describe"):
                 described = admission.admit_description(message, protocol=self.protocol)
                 self.journal.add_description(described)
+                crashpoint("study.described")
                 self.masked.learn(site, described.keys)
                 self.absent.discard(site)
         # By name, not by arrival: sums over sites must not depend on who is quick.
@@ -195,6 +199,7 @@ class FederatedStudy:
         counted = {site: current.counted[site] for site in sorted(current.counted)}
         selection = self._selection(counted) if current.summed is None else self._score([current.summed.tune])
         record = RoundRecord(number, counted, selection, monotonic() - started, "", current.summed)
+        crashpoint("round.aggregated")
         self.history.append(self.journal.commit_round(record, self._tensors()))
         self.masked.forget()
         self.round = number
@@ -216,6 +221,7 @@ class FederatedStudy:
                     message, protocol=self.protocol, described=self.descriptions[site], size=self.spec.size
                 )
                 current.count(site, admitted)
+                crashpoint("round.counted")
 
     def _train_masked(self, current: RoundInProgress, number: int, attempt: int, sites: Sequence[str]) -> None:
         question = Question(
@@ -316,6 +322,7 @@ class FederatedStudy:
                 described = self.descriptions[site]
                 reply = admission.admit_evaluation(message, protocol=self.protocol, described=described, parts=JUDGED)
                 self.journal.add_evaluation(model, reply)
+                crashpoint("study.evaluated")
 
     def _evaluate_masked(self, model: int, weights: Vector, sites: Sequence[str]) -> None:
         if self.journal.summed(model):
