@@ -10,7 +10,9 @@ Flower's runs it is, so that a submission whose answer was lost is found again.
 
 import json
 import logging
+import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -23,6 +25,7 @@ from rich.console import Console
 from server import run_directory
 from server.app_files import AT_WORK, CONDUCTING
 from server.center import Link, open_link, require_up
+from server.disk import cannot_write, disk_trouble
 from server.journal import Journal
 from server.launch import report
 from server.progress import ProgressDisplay
@@ -120,6 +123,7 @@ class _Conductor:
         self._relaunches = deployment.relaunches
         self._stop = stop
         self._console = console
+        self._known_rounds = 0
 
     def run(self) -> None:
         fruitless, pause, rounds = 0, FIRST_PAUSE_S, self._rounds()
@@ -148,6 +152,10 @@ class _Conductor:
             return self._await(run)
         except StudyError as error:
             return str(error), False
+        except (OSError, sqlite3.OperationalError) as error:
+            if (trouble := disk_trouble(error, at=self._out)) is None:
+                raise
+            return trouble, False
 
     def _at_work(self) -> str | None:
         """A run of Flower's that conducts this study already, as after a kill of this command."""
@@ -188,7 +196,8 @@ class _Conductor:
                 gone_since = gone_since or monotonic()
                 if monotonic() > gone_since + 2.0 and not _outcome(self._out).exists():
                     self._end(run)
-                    return "the process that conducts the study is gone" if started else "the study was not started", False
+                    gone = "the process that conducts the study is gone" if started else "the study was not started"
+                    return cannot_write(self._out) or gone, False
             if monotonic() > next_look:
                 next_look = monotonic() + STATUS_EVERY_S
                 if (ended := self._how_it_ended(run)) and not _outcome(self._out).exists():
@@ -226,8 +235,9 @@ class _Conductor:
             raise Interrupted
 
     def _rounds(self) -> int:
-        with Journal(self._out) as journal:
-            return len(journal.rounds())
+        with suppress(sqlite3.OperationalError), Journal(self._out) as journal:  # on a disk that fails it cannot be opened
+            self._known_rounds = len(journal.rounds())
+        return self._known_rounds
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)

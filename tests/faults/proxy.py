@@ -27,7 +27,7 @@ class _Link:
 @dataclass
 class Proxy:
     """``mode``: ``open`` carries; ``partition`` carries nothing more, and accepts nothing; ``half-open`` accepts and then is
-    silent; ``outage`` ends every connection at once. ``rate`` limits bytes a second each way and connection; ``reset_after``
+    silent; ``outage`` ends every connection at once. ``rate`` limits bytes a second each way; ``reset_after``
     resets, once, the connection that has carried so many bytes to the center."""
 
     port: int = 0
@@ -37,6 +37,7 @@ class Proxy:
     resets: int = 0
     carried: int = 0
     _links: set[_Link] = field(default_factory=set)
+    _free: list[float] = field(default_factory=lambda: [0.0, 0.0])  # when the line is free again, down and up
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
 
     @property
@@ -108,8 +109,7 @@ class Proxy:
             while piece := await source.read(PIECE if self.rate is None else 1024):
                 while self.mode in {"partition", "half-open"}:
                     await asyncio.sleep(0.1)
-                if self.rate is not None:
-                    await asyncio.sleep(len(piece) / self.rate)
+                await self._take_time(len(piece), up=up)
                 self.carried += len(piece)
                 sink.write(piece)
                 await sink.drain()
@@ -118,6 +118,14 @@ class Proxy:
                     self._perhaps_reset(link)
             if sink.can_write_eof():
                 sink.write_eof()
+
+    async def _take_time(self, size: int, *, up: bool) -> None:
+        """All connections share the line, in each direction."""
+        if self.rate is None:
+            return
+        now = self._loop.time()
+        self._free[up] = max(self._free[up], now) + size / self.rate
+        await asyncio.sleep(self._free[up] - now)
 
     def _perhaps_reset(self, link: _Link) -> None:
         if self.reset_after is not None and link.up >= self.reset_after:

@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from time import monotonic, time
 
 import psutil
 
+from client.serving import RemoteWorker
 from server.app_files import AT_WORK
 from server.journal import FILE, Journal
 from server.registration import DATABASE
@@ -30,7 +31,7 @@ from tests.tables import write_sites, write_study
 SITES = ("east", "north", "west")
 BEHIND_PROXY = "west"
 ROUNDS = 3
-DEADLINE_S = 45
+DEADLINE_S = 60
 RESTART_S = 1.0  # of the service manager
 # SCAFFOLD, so that what a site remembers between rounds must survive; it needs plain steps.
 FEDERATION = 'client_rule = {{ kind = "scaffold" }}\nquorum = {quorum}\nattempts = {attempts}'
@@ -129,6 +130,13 @@ class Stage:
         """kill -9."""
         os.kill(self.pid(name, inner), signal.SIGKILL)
 
+    @contextmanager
+    def restarting(self, name: str) -> Iterator[None]:
+        """In the block ``name`` dies; after it the service manager has started it again."""
+        before = self.services[name].restarts
+        yield
+        wait_for(lambda: self.services[name].restarts > before, timeout_s=90.0, told=lambda: self.log(name))
+
     def conductor(self, out: Path) -> int:
         """Process of Flower's ServerApp that conducts the run in ``out``."""
         return int(json.loads((out / AT_WORK).read_text())["pid"])
@@ -180,6 +188,13 @@ class Stage:
         running = [service.process for name, service in self.services.items() if not name.startswith("run-")]
         return self.online() >= set(SITES) and all(process.poll() is None for process in running if process is not None)
 
+    def answers(self, site: str) -> bool:
+        """Whether the site's worker answers at its socket."""
+        try:
+            return RemoteWorker(self.federation.socket(site), timeout_s=5.0).name == site
+        except (ConnectionError, RuntimeError):
+            return False
+
     def online(self) -> set[str]:
         """Sites that SuperLink counts as online."""
         database = self.federation.federation / "state" / DATABASE
@@ -229,10 +244,19 @@ class Run:
         return self.stage.log(self.name)
 
     @property
+    def relaunches(self) -> int:
+        return self.log.count("launching again")
+
+    @property
     def code(self) -> int | None:
         process = self.stage.services[self.name].process
         assert process is not None
         return process.poll()
+
+    @property
+    def identifier(self) -> str:
+        with Journal(self.out) as journal:
+            return journal.run
 
     def rounds(self) -> int:
         if not (self.out / FILE).exists():
@@ -250,6 +274,11 @@ class Run:
         """The sites that counted, by round."""
         with Journal(self.out) as journal:
             return [tuple(record.sites) for record in journal.rounds()]
+
+    def seconds(self) -> list[float]:
+        """Wall time of each round."""
+        with Journal(self.out) as journal:
+            return [record.wall_s for record in journal.rounds()]
 
     def failures(self) -> list[tuple[str, int, str]]:
         with Journal(self.out) as journal:
@@ -316,7 +345,7 @@ def staged(folder: Path) -> Iterator[Stage]:
             start_join(stage, site)
         for site in SITES:
             stage.await_log(f"join-{site}", "connected to")
-            wait_for(federation.socket(site).is_socket, timeout_s=60.0, told=lambda: stage.log(f"worker-{site}"))
+            wait_for(federation.socket(site).is_socket, timeout_s=60.0)
         yield stage
 
 
