@@ -14,7 +14,7 @@ PROPERTY = "fault"
 class Fault:
     """One row: ``name`` is unique, ``done`` says what is done to whom, ``expected`` what must come of it."""
 
-    group: str
+    where: str
     name: str
     done: str
     expected: str

@@ -14,7 +14,7 @@ from tests.faults.test_site_dies import Between, begin, missed_one_round
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 WEST = BEHIND_PROXY
-AWAY = "named in that round, which goes on with the others; connects again by itself, counts again"
+AWAY = "named in that round, which goes on with the others; the hospital is told; connects again by itself, counts again"
 
 SHORT = Fault("network", "partition of 15 s", "nothing passes once the worker has answered in round 2; the deadline is 60 s",
               "the reply arrives late, and counts")  # fmt: skip
@@ -52,11 +52,12 @@ def test_a_site_that_is_cut_off_comes_back(stage: Stage, fault: Fault, told: Tol
     with Between(stage, run):
         stage.arm(WEST, "worker.received", action=HOLD)
     stage.await_reached(WEST, "worker.received")
-    began = monotonic()
+    began, before = monotonic(), len(stage.log(f"join-{WEST}"))
     stage.proxy.harm(mode)  # type: ignore[arg-type]
     stage.release(WEST, "worker.received")
     with Between(stage, run):
         sleep(max(0.0, began + (360.0 if mode == "outage" else 90.0) - monotonic()))
+        assert "waiting for the center" in stage.log(f"join-{WEST}")[before:], "the hospital is told what is wrong"
         stage.proxy.mend()
         mended = monotonic()
         wait_for(lambda: WEST in stage.online(), timeout_s=300.0, told=lambda: stage.log(f"join-{WEST}"))
