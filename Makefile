@@ -33,7 +33,7 @@ bench: $(INSTALLED)
 
 # Several federations side by side, which mostly wait. The table in README.md is written anew.
 faults: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --numprocesses $(FEDERATIONS) -p tests.faults.table --fault-table README.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --numprocesses $(FEDERATIONS) --dist worksteal -p tests.faults.table --fault-table README.md
 
 attacks: $(INSTALLED)
 	$(BIN)/python -m pytest -m attacks

@@ -132,7 +132,8 @@ class Worker:
         except (MemoryError, torch.OutOfMemoryError) as error:
             code, cause = FailureCode.OUT_OF_MEMORY, type(error).__name__
         except Exception as error:
-            code, cause = FailureCode.INTERNAL, _trace(error)
+            code = FailureCode.OUT_OF_MEMORY if _found_no_memory(error) else FailureCode.INTERNAL
+            cause = _trace(error)
         log.warning("site %s: %s: %s", self.name, code.value, cause)
         attempt = request.task.attempt if request else ""
         return self._refusal(Failure(self.name, attempt, code, seconds=perf_counter() - started), request)
@@ -285,6 +286,11 @@ def _places(error: CohortError | ConfigurationError) -> str:
 def _trace(error: Exception) -> str:
     """Where in the code it went wrong, without the message: that may quote what a patient's file holds."""
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
+
+
+def _found_no_memory(error: Exception) -> bool:
+    """Whether torch could not allocate on the CPU, for which it has no exception of its own."""
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _read(protocol: StudyProtocol) -> tuple[object, ...]:

@@ -1,6 +1,6 @@
 """Fixtures of the fault suite: the federation, and what a test tells of its row."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -24,8 +24,8 @@ def stage(federation: Stage) -> Iterator[Stage]:
 
 
 @pytest.fixture
-def told(fault: Fault, record_property: pytest.FixtureRequest) -> Iterator[Told]:
+def told(rows: Sequence[Fault], record_property: Callable[[str, object], None]) -> Iterator[Told]:
     """What happened, for the table."""
-    telling = Told(fault, record_property)  # type: ignore[arg-type]
+    telling = Told(rows, record_property)
     yield telling
     telling.close()

@@ -21,15 +21,17 @@ from client.serving import RemoteWorker
 from server.app_files import AT_WORK
 from server.journal import FILE, Journal
 from server.registration import DATABASE
-from shared_model.crashpoints import KILL, PLAN, REACHED
+from shared_model.crashpoints import HOLD, KILL, PLAN, REACHED
 from tests.deployed import CENTER, SITE, Deployed, deployed, environment, wait_for
 from tests.faults.invariants import CANARY, Hospital, invariants
 from tests.faults.proxy import Proxy
+from tests.faults.rows import Told
 from tests.faults.undisturbed import differences
 from tests.tables import write_sites, write_study
 
 SITES = ("east", "north", "west")
-BEHIND_PROXY = "west"
+WEST = "west"  # the site that most is done to; it reaches the center through a proxy of ours
+OTHERS = ("east", "north")
 ROUNDS = 3
 DEADLINE_S = 60
 RESTART_S = 1.0  # of the service manager
@@ -41,7 +43,7 @@ def study_file(
     folder: Path,
     *,
     rounds: int = ROUNDS,
-    deadline_s: float = DEADLINE_S,
+    deadline_s: int = DEADLINE_S,
     quorum: float = 0.6,
     attempts: int = 2,
     width: int = 16,
@@ -204,6 +206,13 @@ class Stage:
 
     # Studies
 
+    def begin(self, folder: Path, **study: float | str) -> "Run":
+        """Start a run that is held as soon as its first round is committed; ``study`` are arguments of ``study_file``."""
+        file = study_file(folder, **study)  # type: ignore[arg-type]
+        self.approve(file)
+        self.arm("center", "journal.committed", action=HOLD)
+        return self.start_run(file)
+
     def start_run(self, study: Path, *arguments: object, sites: Sequence[str] = SITES, out: Path | None = None) -> "Run":
         """Give ``consilium-center run``; its output goes to the log of its name."""
         self.runs += 1
@@ -220,6 +229,22 @@ class Stage:
             if (site, study.read_text()) not in self.approved:
                 self.federation.approve(site, study)
                 self.approved.add((site, study.read_text()))
+
+
+class Between:
+    """While the block lasts the conductor is held, a round committed and the next one not begun. So it will be after the next
+    one, unless that is the last."""
+
+    def __init__(self, run: "Run") -> None:
+        self.run, self.stage = run, run.stage
+
+    def __enter__(self) -> None:
+        self.stage.await_reached("center", "journal.committed", timeout_s=400.0)
+
+    def __exit__(self, *_: object) -> None:
+        if self.run.rounds() < self.run.planned - 1:
+            self.stage.arm("center", "journal.committed", action=HOLD)
+        self.stage.release("center", "journal.committed")
 
 
 @dataclass
@@ -242,6 +267,12 @@ class Run:
     @property
     def log(self) -> str:
         return self.stage.log(self.name)
+
+    @property
+    def planned(self) -> int:
+        """Rounds of the study."""
+        with Journal(self.out) as journal:
+            return journal.protocol.federation.rounds
 
     @property
     def relaunches(self) -> int:
@@ -288,11 +319,9 @@ class Run:
         wait_for(lambda: self.rounds() >= number or self.code is not None, timeout_s=timeout_s, told=self.told)
         assert self.rounds() >= number, self.told()
 
-    def await_asked(self, phase: str, *, times: int = 1, timeout_s: float = 180.0) -> None:
-        def asked() -> bool:
-            return sum(body["phase"] == phase for body in self.events("asked")) >= times
-
-        wait_for(asked, timeout_s=timeout_s, told=self.told)
+    def await_relaunch(self, times: int) -> None:
+        """Wait until the study was launched again so often."""
+        wait_for(lambda: self.relaunches >= times, timeout_s=120.0, told=self.told)
 
     def await_end(self, *, timeout_s: float = 300.0) -> int:
         """Exit code of the command."""
@@ -306,6 +335,18 @@ class Run:
 
     def told(self) -> str:
         return f"{self.log}\n--- up ---\n{self.stage.log('up')[-3000:]}"
+
+    def check(self, told: Told, participants: Sequence[tuple[str, ...]], *, like_undisturbed: bool = True) -> None:
+        """The sites that counted are ``participants``, by round, and every invariant holds."""
+        assert self.participants() == list(participants), self.failures()
+        assert self.violations(like_undisturbed=like_undisturbed) == []
+        told("the same bits as undisturbed" if like_undisturbed else "all other invariants hold")
+
+    def codes(self, site: str, round_: int) -> str:
+        """Why a site did not count in a round."""
+        found = sorted({code for name, number, code in self.failures() if (name, number) == (site, round_)})
+        assert found, self.failures()
+        return ", ".join(found)
 
     def violations(self, *, like_undisturbed: bool = True) -> list[str]:
         """Every invariant that does not hold of this run, and whatever differs from a run that nothing disturbed."""
@@ -359,7 +400,7 @@ def start_worker(stage: Stage, site: str, **more: str) -> None:
 def start_join(stage: Stage, site: str, **more: str) -> None:
     federation = stage.federation
     command = [*SITE, "join", federation.kit(site), "--home", federation.home(site), "--worker", federation.socket(site)]
-    through = {"HTTPS_PROXY": stage.proxy.url} if site == BEHIND_PROXY else {}
+    through = {"HTTPS_PROXY": stage.proxy.url} if site == WEST else {}
     stage.keep(f"join-{site}", command, **{PLAN: str(stage.plans / site)} | through | more)
 
 

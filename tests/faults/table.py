@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ MODULES = (
     "test_network",
     "test_replies",
     "test_files",
+    "test_memory",
     "test_trust",
 )
 
@@ -42,6 +44,12 @@ class Row:
     held: str
     seconds: str
 
+    @classmethod
+    def of(cls, told: dict[str, Any], *, held: str) -> "Row":
+        """What a test told."""
+        seconds = f"{told['seconds']:.0f}"
+        return cls(told["where"], told["name"], told["done"], told["expected"], told["happened"] or "-", held, seconds)
+
     def __str__(self) -> str:
         return f"| {' | '.join(cell.replace('|', '/') for cell in astuple(self))} |"
 
@@ -53,25 +61,15 @@ class FaultTable:
         self._file = file
         self._rows: list[Row] = []
         self._outcomes: dict[str, str] = {}
-        self._seconds: dict[str, float] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A test has three reports: its fixtures, itself, and their end, with which it has told everything."""
         if report.outcome != "passed":
             self._outcomes.setdefault(report.nodeid, report.outcome)
-        if report.when == "call":
-            self._seconds[report.nodeid] = report.duration
-        elif report.when == "teardown":
-            for name, told in report.user_properties:
-                if name == PROPERTY:
-                    self._add(report.nodeid, json.loads(str(told)))
-
-    def _add(self, test: str, told: dict[str, str]) -> None:
-        held = HELD[self._outcomes.get(test, "passed")]
-        seconds = f"{self._seconds.get(test, 0.0):.0f}"
-        self._rows.append(
-            Row(told["where"], told["name"], told["done"], told["expected"], told["happened"] or "-", held, seconds)
-        )
+        if report.when == "teardown":
+            held = HELD[self._outcomes.get(report.nodeid, "passed")]
+            told = [json.loads(str(text)) for name, text in report.user_properties if name == PROPERTY]
+            self._rows += [Row.of(row, held=held) for row in told]
 
     def pytest_sessionfinish(self) -> None:
         """Write the table."""
@@ -111,6 +109,6 @@ def faults() -> list[Fault]:
         module = importlib.import_module(f"tests.faults.{name}")
         for test in vars(module).values():
             for mark in getattr(test, "pytestmark", ()) if callable(test) else ():
-                if mark.name == "parametrize" and mark.args[0] == "fault":
-                    found += mark.args[1]
+                if mark.name == "parametrize" and mark.args[0] == "rows":
+                    found += [fault for group in mark.args[1] for fault in group]
     return found

@@ -69,8 +69,8 @@ SIMULATION = Fault("simulation", "ten kills", "kill -9 of a simulation and its c
                    "each time the same command goes on; the same bits in the end")  # fmt: skip
 
 
-@parametrized((SIMULATION,))
-def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path, fault: Fault, told: Told) -> None:
+@parametrized([SIMULATION])
+def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path, rows: list[Fault], told: Told) -> None:
     study, sites = write_study(tmp_path, rounds=ROUNDS), write_sites(tmp_path)
     assert start(study, sites, tmp_path / "whole").wait(300) == 0
     moments = random.Random(20261123)

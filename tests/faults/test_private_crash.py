@@ -14,7 +14,7 @@ from shared_model.messages import Envelope, Message, Task, TrainReply, TrainRequ
 from shared_model.network import build_network
 from shared_model.parameters import ParameterSpec
 from tests.faults import private_site
-from tests.faults.rows import Fault, Told, parametrized
+from tests.faults.rows import Fault, Told, each
 from tests.unit.test_budget import study
 
 pytestmark = pytest.mark.faults
@@ -65,9 +65,9 @@ def read(reply: Path) -> Message[messages.AnyRecord]:
     return messages.decode(Envelope(header, payload))
 
 
-@parametrized(FAULTS)
-def test_a_killed_site_owes_what_it_may_have_told_and_tells_nothing_else(tmp_path: Path, fault: Fault, told: Told) -> None:
-    point = fault.name.split(": ")[1]
+@each(FAULTS)
+def test_a_killed_site_owes_what_it_may_have_told_and_tells_nothing_else(tmp_path: Path, rows: list[Fault], told: Told) -> None:
+    point = rows[0].point
     state, asked = tmp_path / "state", request(tmp_path / "request")
     assert answer(state, asked, tmp_path / "lost", crash_at=point) == -9
     assert not (tmp_path / "lost").exists(), "the process died before it could send"

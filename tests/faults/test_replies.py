@@ -32,23 +32,23 @@ def trains(request: Request, round_: int) -> bool:
 DUPLICATE = Fault("replies", "duplicate", "every reply arrives twice", "counts once")
 
 
-@parametrized((DUPLICATE,))
-def test_a_reply_that_comes_twice_counts_once(scene: Scene, fault: Fault, told: Told) -> None:
+@parametrized([DUPLICATE])
+def test_a_reply_that_comes_twice_counts_once(scene: Scene, rows: list[Fault], told: Told) -> None:
     assert scene.run(meddle=lambda site, request, reply: [(0.0, reply), (0.0, reply)]) == [SITES] * ROUNDS
     assert scene.failures() == []
-    told.holds(scene.violations())
+    assert scene.violations() == []
     told("all sites counted once in all rounds; the same bits")
 
 
 REORDERED = Fault("replies", "reordered", "replies arrive in any order, with any delay", "counts the same, to the last bit")
 
 
-@parametrized((REORDERED,))
-def test_the_order_of_replies_does_not_matter(scene: Scene, fault: Fault, told: Told) -> None:
+@parametrized([REORDERED])
+def test_the_order_of_replies_does_not_matter(scene: Scene, rows: list[Fault], told: Told) -> None:
     dice = random.Random(20261125)
     delayed = scene.run(meddle=lambda site, request, reply: [(dice.uniform(0.0, 0.3), reply)], shuffle=dice)
     assert delayed == [SITES] * ROUNDS
-    told.holds(scene.violations())
+    assert scene.violations() == []
     told("all sites counted in all rounds; the same bits")
 
 
@@ -57,8 +57,8 @@ STALE = Fault(
 )
 
 
-@parametrized((STALE,))
-def test_a_reply_of_another_round_is_refused(scene: Scene, fault: Fault, told: Told) -> None:
+@parametrized([STALE])
+def test_a_reply_of_another_round_is_refused(scene: Scene, rows: list[Fault], told: Told) -> None:
     kept: dict[str, Envelope] = {}
 
     def replay(site: str, request: Request, reply: Envelope) -> list[tuple[float, Envelope]]:
@@ -68,7 +68,7 @@ def test_a_reply_of_another_round_is_refused(scene: Scene, fault: Fault, told: T
 
     assert scene.run(meddle=replay) == [SITES, OTHERS, SITES]
     assert scene.failures() == [(WEST, 2, "stale_reply")]
-    told.holds(scene.violations())
+    assert scene.violations() == []
     told("refused as stale in round 2; the same bits as without it there")
 
 
@@ -77,22 +77,22 @@ LATE = Fault(
 )
 
 
-@parametrized((LATE,))
-def test_a_reply_after_the_deadline_counts_nowhere(scene: Scene, fault: Fault, told: Told) -> None:
+@parametrized([LATE])
+def test_a_reply_after_the_deadline_counts_nowhere(scene: Scene, rows: list[Fault], told: Told) -> None:
     def tarry(site: str, request: Request, reply: Envelope) -> list[tuple[float, Envelope]]:
         return [(3.2 if site == WEST and trains(request, 1) else 0.0, reply)]
 
     assert scene.run(meddle=tarry) == [OTHERS, SITES, SITES]
     assert scene.failures() == [(WEST, 1, "deadline")]
-    told.holds(scene.violations())
+    assert scene.violations() == []
     told("missed round 1, counted from round 2 on; the same bits as without it there")
 
 
 FORGED = Fault("replies", "another's", "a node answers with the reply of another site", "refused, named; the other counts once")
 
 
-@parametrized((FORGED,))
-def test_a_reply_of_another_site_is_refused(scene: Scene, fault: Fault, told: Told) -> None:
+@parametrized([FORGED])
+def test_a_reply_of_another_site_is_refused(scene: Scene, rows: list[Fault], told: Told) -> None:
     kept: dict[str, Envelope] = {}
 
     def steal(site: str, request: Request, reply: Envelope) -> list[tuple[float, Envelope]]:
@@ -102,19 +102,19 @@ def test_a_reply_of_another_site_is_refused(scene: Scene, fault: Fault, told: To
 
     assert scene.run(meddle=steal) == [SITES, OTHERS, SITES]
     assert scene.failures() == [(WEST, 2, "malformed_reply")]
-    told.holds(scene.violations())
+    assert scene.violations() == []
     told("refused in round 2, counted in round 3; the same bits as without it there")
 
 
 LOST = Fault("replies", "lost", "no reply of a site arrives in round 2", "named at the deadline; the round goes on")
 
 
-@parametrized((LOST,))
-def test_a_reply_that_is_lost_is_waited_for_until_the_deadline(scene: Scene, fault: Fault, told: Told) -> None:
+@parametrized([LOST])
+def test_a_reply_that_is_lost_is_waited_for_until_the_deadline(scene: Scene, rows: list[Fault], told: Told) -> None:
     def lose(site: str, request: Request, reply: Envelope) -> list[tuple[float, Envelope]]:
         return [] if site == WEST and trains(request, 2) else [(0.0, reply)]
 
     assert scene.run(meddle=lose) == [SITES, OTHERS, SITES]
     assert scene.failures() == [(WEST, 2, "deadline")]
-    told.holds(scene.violations())
+    assert scene.violations() == []
     told("named in round 2, counted in round 3; the same bits as without it there")
