@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -21,6 +22,7 @@ from client.serving import RemoteWorker
 from server.app_files import AT_WORK
 from server.journal import FILE, Journal
 from server.registration import DATABASE
+from shared_model import leash
 from shared_model.crashpoints import HOLD, KILL, PLAN, REACHED
 from tests.deployed import CENTER, SITE, Deployed, deployed, environment, wait_for
 from tests.faults.invariants import CANARY, Hospital, invariants
@@ -104,7 +106,7 @@ class Stage:
         service = self.services[name]
         with (self.federation.folder / f"{name}.log").open("ab") as log:
             service.process = subprocess.Popen(
-                service.command,
+                [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *service.command],  # outlives no test
                 cwd=self.federation.folder,
                 env=dict(service.environment),
                 stdout=log,

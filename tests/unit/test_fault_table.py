@@ -1,13 +1,4 @@
-from pathlib import Path
-
 from tests.faults.table import BEGIN, END, Row, faults, rows_in, with_rows
-
-README = Path(__file__).parents[2] / "README.md"
-
-
-def test_the_readme_shows_the_faults_of_the_suite_and_no_others() -> None:
-    shown = {row.name: (row.where, row.done, row.expected) for row in rows_in(README.read_text(encoding="utf-8"))}
-    assert shown == {fault.name: (fault.where, fault.done, fault.expected) for fault in faults()}
 
 
 def test_names_are_unique_and_every_row_fits_a_table() -> None:
