@@ -114,7 +114,7 @@ def standardisation_sheets(pictures: Sequence[Picture], settings: protocol.Image
         frames = _readable([picture for picture in pictures if picture.view == place], settings)
         if frames:
             caption = (
-                f"{view}: before and after standardisation. Left: as stored, the part in use outlined in blue and the lesion in "
+                f"{view}: before and after standardisation. Left: as stored, what is used outlined in blue, the lesion in "
                 "yellow; right: as the network sees it."
             )
             sheets.append(Sheet(caption, _jpeg(contact_sheet(frames, settings, columns=_PAIR_COLUMNS))))
