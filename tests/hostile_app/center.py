@@ -21,7 +21,7 @@ def main(grid: Grid, context: Context) -> None:
     while len(replies) < len(sent) and time.monotonic() < deadline:
         for reply in grid.pull_messages(sent):
             told = str(reply.error) if reply.has_error() else str(reply.content.config_records["booty"]["booty"])
-            replies[reply.metadata.reply_to_message_id] = told
+            replies.setdefault(reply.metadata.reply_to_message_id, told)  # pulled again, it is gone
         time.sleep(0.5)
     partial = out.with_suffix(".partial")
     partial.write_text(json.dumps([*replies.values()]))

@@ -19,7 +19,7 @@ def attempts(plan: dict[str, Any]) -> dict[str, str]:
     """What came of each attempt: what was got, or the error that stood in the way."""
     tried: dict[str, Callable[[], str]] = {
         **{f"read {path}": lambda path=path: _read(Path(path)) for path in plan["files"]},
-        **{f"list {path}": lambda path=path: ", ".join(os.listdir(path)) for path in plan["folders"]},
+        **{f"list {path}": lambda path=path: _list(Path(path)) for path in plan["folders"]},
         **{f"write {path}": lambda path=path: _write(Path(path)) for path in plan["writable"]},
         **{f"connect {host}:{port}": lambda host=host, port=port: _connect(host, port) for host, port in plan["addresses"]},
         "datagram": lambda: _datagram(plan["elsewhere"]),
@@ -32,13 +32,17 @@ def attempts(plan: dict[str, Any]) -> dict[str, str]:
     for name, attempt in tried.items():
         try:
             booty[name] = attempt()
-        except BaseException as error:  # noqa: BLE001  whatever stands in the way is the result
+        except BaseException as error:
             booty[name] = type(error).__name__
     return booty
 
 
 def _read(path: Path) -> str:
     return path.read_text(errors="replace")[:200]
+
+
+def _list(path: Path) -> str:
+    return ", ".join(entry.name for entry in path.iterdir())
 
 
 def _write(path: Path) -> str:
@@ -60,27 +64,35 @@ def _datagram(host: str) -> str:
 
 def _other_processes(canary: str) -> str:
     """Memory, environments and files of processes of other users, by way of /proc."""
-    got = []
+    got = set()
     for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if entry.stat().st_uid == os.geteuid():
-                continue
-        except OSError:
-            continue
-        for what in (lambda e=entry: (e / "environ").read_bytes(), lambda e=entry: os.listdir(e / "root" / "tmp"),
-                     lambda e=entry: os.listdir(e / "fd"), lambda e=entry: (e / "mem").open("rb").close(),
-                     lambda e=entry: os.listdir(e / "cwd")):  # fmt: skip
+        for attempt in (_environment, _memory, _command_line):
             try:
-                what()
-                got.append(entry.name)
+                if entry.stat().st_uid != os.geteuid() and (attempt is not _command_line or canary in attempt(entry)):
+                    attempt(entry)
+                    got.add(f"{attempt.__name__} of {entry.name}")
+            except OSError:  # it may not, or the process has ended
+                continue
+        for link in ("root", "cwd", "fd"):
+            try:
+                if entry.stat().st_uid != os.geteuid() and [*(entry / link).iterdir()]:
+                    got.add(f"{link} of {entry.name}")
             except OSError:
                 continue
-        try:
-            if canary.encode() in (entry / "cmdline").read_bytes():
-                got.append(entry.name)
-        except OSError:
-            continue
-    return ", ".join(got) or GOT_NOTHING
+    return ", ".join(sorted(got)) or GOT_NOTHING
+
+
+def _environment(process: Path) -> str:
+    return (process / "environ").read_text(errors="replace")
+
+
+def _memory(process: Path) -> str:
+    with (process / "mem").open("rb"):
+        return ""
+
+
+def _command_line(process: Path) -> str:
+    return (process / "cmdline").read_text(errors="replace")
 
 
 def _become_root() -> str:

@@ -1,13 +1,10 @@
 """Bills of materials of the images: complete, of the pinned versions, each with a licence, and valid CycloneDX."""
 
-import importlib.util
 import json
-import sys
 import tomllib
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cyclonedx.schema
@@ -17,19 +14,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from referencing import Registry, Resource
 
+from tests.dockerfiles import materials
+
 ROOT = Path(__file__).parents[2]
 IMAGES = ("relay", "worker", "center")
-
-
-@cache
-def materials() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("materials", ROOT / "docker" / "materials.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["materials"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @cache
