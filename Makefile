@@ -11,7 +11,7 @@ INSTALLED := $(if $(NO_INSTALL),,$(VENV)/.installed)
 FEDERATIONS ?= 3
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
-.PHONY: demo test slow check bench faults attacks clean
+.PHONY: demo test slow check bench faults attacks sbom clean
 
 demo: $(INSTALLED)
 	$(BIN)/consilium-center demo --out runs/demo
@@ -38,6 +38,9 @@ faults: $(INSTALLED)
 attacks: $(INSTALLED)
 	$(BIN)/python -m pytest -m attacks
 
+sbom: $(INSTALLED)
+	$(BIN)/python docker/materials.py sbom
+
 $(VENV)/.installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python")'
 	$(PYTHON) -m venv $(VENV)
@@ -45,4 +48,4 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv sbom build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
