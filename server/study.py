@@ -20,6 +20,7 @@ from server.collecting import CONTROL, RoundInProgress, evaluations_together, po
 from server.journal import Journal
 from server.masked_rounds import MaskedRounds, Question, require_enough
 from server.optimizers import ServerOptimizer
+from server.patience import GiveUp, Patience
 from server.records import Phase, RoundRecord, SiteFailure, SiteRound
 from shared_model import messages
 from shared_model.audit import Head, does_not_follow
@@ -49,7 +50,7 @@ from shared_model.secure_records import MaskingSession
 from shared_model.summaries import Normalization, Performance
 
 if TYPE_CHECKING:
-    from server.sites import Roster
+    from server.sites import Answer, Roster
 
 JUDGED: tuple[Part, ...] = ("tune", "test")
 MODEL = "model"
@@ -82,6 +83,7 @@ class FederatedStudy:
         self.descriptions: dict[str, DescribeReply] = {}
         self.normalization: Normalization | None = None
         self.absent: set[str] = set()
+        self.patience = Patience(journal)
         self.masked = MaskedRounds(journal, ask=self._ask, task=self._task, refusing=self._refusing)
 
     def run(self) -> None:
@@ -215,7 +217,8 @@ class FederatedStudy:
 
     def _train_attempt(self, current: RoundInProgress, number: int, attempt: int, sites: list[str]) -> None:
         requests = {site: self._train_request(site, self._task(site, "train", number, attempt)) for site in sites}
-        for site, message in self._ask("train", requests, self._broadcast):
+        give_up = self.patience.over(round_=number, enough=lambda: len(current.counted) >= self._quorum)
+        for site, message in self._ask("train", requests, self._broadcast, give_up=give_up):
             with self._refusing(site, "train", number):
                 admitted = admission.admit_training(
                     message, protocol=self.protocol, described=self.descriptions[site], size=self.spec.size
@@ -414,7 +417,12 @@ class FederatedStudy:
     # Talking to sites
 
     def _ask(
-        self, phase: Phase, requests: Mapping[str, Request], vectors: Mapping[str, Vector] | None = None
+        self,
+        phase: Phase,
+        requests: Mapping[str, Request],
+        vectors: Mapping[str, Vector] | None = None,
+        *,
+        give_up: GiveUp = lambda site, waited_s: False,
     ) -> Iterator[tuple[str, Message[Reply]]]:
         """Send ``requests`` and yield the replies that are readable, as they arrive; the others are kept as failures."""
         if not requests:
@@ -422,19 +430,29 @@ class FederatedStudy:
         envelopes = messages.encode_all(requests, vectors or {})
         self.journal.event("asked", phase=phase, sites=sorted(requests))
         self.journal.add_traffic(down=sum(envelope.size for envelope in envelopes.values()))
-        for answer in self.roster.ask(envelopes, deadline_s=self.protocol.federation.deadline_s):
+        for answer in self.roster.ask(envelopes, deadline_s=self.protocol.federation.deadline_s, give_up=give_up):
             task = requests[answer.site].task
             if answer.envelope is None:
                 assert answer.code is not None
-                self._fail(answer.site, phase, answer.code, _OF_TRANSPORT.get(answer.code, "the request failed"), task.round)
+                self._fail(answer.site, phase, answer.code, self._why(answer), task.round)
+                if phase == "train" and answer.code is FailureCode.DEADLINE:
+                    self.patience.miss(answer.site)
                 continue
             self.journal.add_traffic(up=answer.envelope.size)
             with self._refusing(answer.site, phase, task.round):
                 message = admission.admit(answer.envelope, site=answer.site, attempt=task.attempt)
                 self._keep_head(answer.site, message.record.head)
                 self.journal.add_seconds("site_compute", message.record.seconds)
-                self.journal.event("answered", phase=phase, site=answer.site, seconds=message.record.seconds)
+                if phase == "train":
+                    self.patience.learn(answer.site, answer.seconds)
+                seconds, waited = message.record.seconds, answer.seconds
+                self.journal.event("answered", phase=phase, site=answer.site, seconds=seconds, waited=waited)
                 yield answer.site, message
+
+    def _why(self, answer: "Answer") -> str:
+        if answer.code is FailureCode.DEADLINE:
+            return self.patience.reason(answer.site, answer.seconds)
+        return "it could not be reached" if answer.code is FailureCode.UNREACHABLE else "the request failed"
 
     def _keep_head(self, site: str, head: Head | None) -> None:
         """Keep the head of a site's audit log for the other sites to see. One that does not follow is told, and not kept."""
@@ -551,7 +569,4 @@ class FederatedStudy:
             self.journal.add_seconds(name, monotonic() - started)
 
 
-_OF_TRANSPORT = {
-    FailureCode.DEADLINE: "it did not answer before the deadline",
-    FailureCode.UNREACHABLE: "it could not be reached",
-}
+_OF_TRANSPORT = frozenset({FailureCode.DEADLINE, FailureCode.UNREACHABLE})
