@@ -1,25 +1,25 @@
 """Gradients of single patients, clipped, and their sum: what differential privacy is made of.
 
-Opacus gives gradients of rows: of patients in attention and table, but of images in the encoder. Here all rows of a patient,
-and all augmented copies, become one gradient before it is clipped, so that the unit is the patient.
+All rows of a patient, images and augmented copies, become one gradient before it is clipped, so that the unit is the patient.
+One pass forward and one backward serve all patients of a batch: every layer with weights is told the gradient of what it put
+out, and the gradients of single patients follow (``layer_gradients``). The weights themselves are constants of that pass, so
+that no gradient of the batch as a whole is computed besides.
 
 Notation: ``B`` patients, ``K`` copies of each, ``R`` rows of a layer.
 """
 
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import torch
-from opacus.grad_sample import GradSampleHooks
-from opacus.grad_sample.conv import compute_conv_grad_sample
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from client.training.layer_gradients import KNOWN_LAYERS, Rows, patient_gradients
 from shared_model.errors import FailureCode, RefusedError
 from shared_model.inputs import PatientBatch
 from shared_model.network import MultimodalNetwork, PatientNetwork
@@ -27,17 +27,6 @@ from shared_model.protocol_privacy import DifferentialPrivacy
 from shared_model.tokens import ImageTokens
 
 AUTOMATIC_STABILITY = 0.01  # gamma of Bu et al. 2023
-
-
-def _in_plain_layout(layer: nn.Conv2d, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
-    """Opacus 1.6 unfolds by strides that hold in the plain layout only, and is silently wrong for channels_last."""
-    plain = [activations[0].clone(memory_format=torch.contiguous_format)]
-    gradients: dict[nn.Parameter, Tensor] = compute_conv_grad_sample(layer, plain, backprops.contiguous())
-    return gradients
-
-
-class _Hooks(GradSampleHooks):  # type: ignore[misc]
-    GRAD_SAMPLERS = {**GradSampleHooks.GRAD_SAMPLERS, nn.Conv2d: _in_plain_layout}
 
 
 class PatientGradients:
@@ -49,27 +38,30 @@ class PatientGradients:
             a patient is, leaving him or her out changes it by at most ``clip_norm`` (Euclidean, over all parameters).
 
     Raises:
-        RefusedError: ``MODEL_REFUSED`` if a layer of the network mixes patients, as BatchNorm does.
+        RefusedError: ``MODEL_REFUSED`` if a layer of the network mixes patients, as BatchNorm does, or is of an unknown kind.
     """
 
     def __init__(self, network: PatientNetwork, dp: DifferentialPrivacy) -> None:
         network.train()  # Opacus looks at a network in training only
         if problems := ModuleValidator.validate(network, strict=False):
             raise RefusedError(FailureCode.MODEL_REFUSED, f"no gradient of single patients can be had: {problems[0]}")
+        self._layers = [layer for layer in network.modules() if any(p.requires_grad for p in layer.parameters(recurse=False))]
+        if unknown := {type(layer).__name__ for layer in self._layers if not isinstance(layer, KNOWN_LAYERS)}:
+            raise RefusedError(FailureCode.MODEL_REFUSED, f"no gradient of single patients can be had: {min(unknown)}")
         self.network = network
         self.dp = dp
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.total = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self._encoder = {id(parameter) for tokens in _image_tokens(network) for parameter in tokens.encoder.parameters()}
-        self._owners: Tensor | None = None
+        self._found: dict[Tensor, Tensor] = {}
 
     def __enter__(self) -> Self:
-        self._hooks = _Hooks(self.network, loss_reduction="sum")
-        self._handles = [tokens.register_forward_pre_hook(self._note_owners) for tokens in _image_tokens(self.network)]
+        of_images = {layer for tokens in _image_tokens(self.network) for layer in tokens.encoder.modules()}
+        self._handles = [tokens.register_forward_pre_hook(self._note_images) for tokens in _image_tokens(self.network)]
+        for layer in self._layers:
+            self._handles.append(layer.register_forward_hook(partial(self._note_layer, of_images=layer in of_images)))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._hooks.cleanup()
         for handle in self._handles:
             handle.remove()
 
@@ -83,33 +75,36 @@ class PatientGradients:
 
         A patient with any value that is not finite adds nothing.
         """
-        with _without_torch_s_remark():
-            logits = self.network(batch)  # [B * K]
-            binary_cross_entropy_with_logits(logits.float(), batch.label, reduction="sum").backward()  # type: ignore[no-untyped-call]
-        gradients = [self._of_patients(parameter, rows=len(batch)) for parameter in self.parameters]
-        for parameter in self.parameters:
-            parameter.grad = parameter.grad_sample = None  # type: ignore[attr-defined]
+        copies = self.dp.augmentation_multiplicity
+        patients = len(batch) // copies
+        self._patients = Rows.of_copies(patients, copies, device=batch.label.device)
+        constant = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
+        logits = functional_call(self.network, constant, (batch,))  # [B * K]
+        loss = binary_cross_entropy_with_logits(logits.float(), batch.label, reduction="sum") / copies
+        loss.backward()  # type: ignore[no-untyped-call]
+        # A layer that was not used, as where nobody in the batch has an image, has found nothing.
+        gradients = [
+            self._found.pop(parameter) if parameter in self._found else parameter.new_zeros((patients, *parameter.shape))
+            for parameter in self.parameters
+        ]
         for total, clipped in zip(self.total, clipped_sums(gradients, self.dp), strict=True):
             total.add_(clipped)
 
-    def _of_patients(self, parameter: nn.Parameter, *, rows: int) -> Tensor:
-        """Gradient of each patient's loss, the mean of the copies' losses, ``[B, *parameter.shape]``."""
-        copies = self.dp.augmentation_multiplicity
-        patients = rows // copies
-        sample: Tensor | None = getattr(parameter, "grad_sample", None)
-        if sample is None:  # the layer was not used: nobody in the batch has an image
-            return parameter.new_zeros((patients, *parameter.shape))
-        if id(parameter) in self._encoder:
-            assert self._owners is not None
-            gathered = sample.new_zeros((patients, *parameter.shape))
-            return gathered.index_add_(0, self._owners // copies, sample) / copies
-        if copies == 1:
-            return sample
-        return sample.reshape(patients, copies, *parameter.shape).mean(dim=1)  # [B * K, ...] -> [B, ...]
-
-    def _note_owners(self, tokens: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _note_images(self, tokens: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert isinstance(tokens, ImageTokens)
-        self._owners = tokens.shown(*inputs).nonzero()[:, 0]  # [images of the batch]
+        owners = tokens.shown(*inputs).nonzero()[:, 0]  # [images of the batch]
+        self._images = Rows(self._patients.patients, owners // self.dp.augmentation_multiplicity)
+
+    def _note_layer(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, of_images: bool) -> None:
+        if not output.requires_grad:  # the first of its stream
+            output.requires_grad_()
+        rows = self._images if of_images else self._patients
+        output.register_hook(partial(self._note_gradient, layer, inputs[0].detach(), rows))  # type: ignore[no-untyped-call]
+
+    def _note_gradient(self, layer: nn.Module, entered: Tensor, rows: Rows, gradient: Tensor) -> None:
+        with torch.no_grad():
+            for parameter, found in patient_gradients(layer, entered, gradient, rows).items():
+                self._found[parameter] = self._found[parameter] + found if parameter in self._found else found
 
 
 def clipped_sums(gradients: list[Tensor], dp: DifferentialPrivacy) -> list[Tensor]:
@@ -143,11 +138,3 @@ def _image_tokens(network: PatientNetwork) -> list[ImageTokens]:
     if isinstance(network, MultimodalNetwork) and network.image_tokens is not None:
         return [network.image_tokens]
     return []
-
-
-@contextmanager
-def _without_torch_s_remark() -> Iterator[None]:
-    """Torch remarks that layers whose input needs no gradient get none; it is so of every first layer."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        yield

@@ -19,7 +19,7 @@ from shared_model.network import build_network
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import Normalization
 
-PATIENTS, STEPS, SIZE, VIEWS = 64, 6, 64, 3
+PATIENTS, STEPS, SIZE, VIEWS = 32, 6, 64, 3
 
 
 def settings(*, trainable: str = "all") -> StudyProtocol:
@@ -28,7 +28,7 @@ def settings(*, trainable: str = "all") -> StudyProtocol:
         "study": {"name": "bench", "title": "t", "outcome": "o"},
         "variables": {name: {"kind": "numeric"} for name in "abcdefgh"},
         "images": {"size": SIZE, "per_patient": VIEWS, "views": {"a": {}, "b": {}, "c": {}}},
-        "training": {"steps": STEPS, "batch_size": 32},
+        "training": {"steps": STEPS, "batch_size": PATIENTS},  # nobody is left to chance: both arms compute as many
         "federation": {"rounds": 1},
         "privacy": {"trainable": trainable, "dp": {"epsilon": 8.0}},
     }
@@ -57,10 +57,8 @@ def measure(*, private: bool, trainable: str, physical_batch: int) -> tuple[floa
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = process_time()
     if private:
-        # Nobody is left to chance, so that both arms compute as many patients.
-        training = protocol.training.model_copy(update={"batch_size": PATIENTS, "steps": STEPS // 2})
         train_privately(
-            network, patients, index, training=training, parameters=[], correction=plain, round_=1, rounds=1,
+            network, patients, index, training=protocol.training, parameters=[], correction=plain, round_=1, rounds=1,
             dp=protocol.privacy.dp.model_copy(update={"physical_batch": physical_batch}), noise_multiplier=1.0,
             generator=torch.Generator().manual_seed(0),
         )  # fmt: skip
@@ -69,7 +67,7 @@ def measure(*, private: bool, trainable: str, physical_batch: int) -> tuple[floa
             network, patients, index, training=protocol.training, parameters=[], correction=plain, round_=1, rounds=1, seed=0
         )
     seconds = process_time() - started
-    return seconds / (STEPS * 32), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return seconds / (STEPS * PATIENTS), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 if __name__ == "__main__":

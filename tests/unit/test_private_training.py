@@ -104,8 +104,9 @@ def test_clipped_gradients_equal_autograd_patient_by_patient(clipping: str, trai
     assert not any(hasattr(parameter, "grad_sample") for parameter in net.parameters())
 
 
-def test_a_patient_s_images_are_one_gradient_where_convolutions_see_another_layout() -> None:
-    net = build_network(protocol(encoder="convnext_tiny"), normalization=NORMALIZATION, seed=0)
+@pytest.mark.parametrize("encoder", ["convnext_tiny", "resnet18", "efficientnet_b0"])
+def test_a_patient_s_images_are_one_gradient_in_every_encoder(encoder: str) -> None:
+    net = build_network(protocol(encoder=encoder), normalization=NORMALIZATION, seed=0)
     for module in net.modules():
         if type(module).__name__ == "StochasticDepth":
             module.p = 0.0  # it draws for each image
@@ -182,6 +183,13 @@ def test_a_layer_that_mixes_patients_is_refused() -> None:
     with pytest.raises(RefusedError, match="BatchNorm") as caught:
         PatientGradients(net, dp())
     assert caught.value.code is FailureCode.MODEL_REFUSED
+
+
+def test_a_layer_whose_gradients_are_not_known_is_refused() -> None:
+    net = build_network(protocol(), normalization=NORMALIZATION, seed=0)
+    net.head.weight_norm = nn.Bilinear(2, 2, 1)
+    with pytest.raises(RefusedError, match="Bilinear"):
+        PatientGradients(net, dp())
 
 
 # The loop
