@@ -43,7 +43,7 @@ def _cells(row: Json) -> tuple[Cell, ...]:
         count(round(row["patients"])),
         Cell(decimal(row["value"]), _span(own), {"": row["value"], "_low": own[0], "_high": own[1]}),
         Cell(f"{row['baseline']} {decimal(row['against'])}", _span(chance), {"": row["against"]}),
-        words("passed") if row["passed"] else Cell("failed", "", {"": "failed"}, warn=True),
+        words("passed") if row["passed"] else Cell("failed", "not to be relied on", {"": "failed"}, warn=True),
     )
 
 
