@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from server import admission
 from server.journal import Journal
+from server.patience import GiveUp, Patience
 from server.records import Phase, SiteFailure
 from shared_model import messages
 from shared_model.audit import Head, does_not_follow
@@ -14,12 +15,9 @@ from shared_model.errors import FailureCode, RefusedError
 from shared_model.messages import Message, Reply, Request, Task, Vector
 
 if TYPE_CHECKING:
-    from server.sites import Roster
+    from server.sites import Answer, Roster
 
-_OF_TRANSPORT = {
-    FailureCode.DEADLINE: "it did not answer before the deadline",
-    FailureCode.UNREACHABLE: "it could not be reached",
-}
+_OF_TRANSPORT = frozenset({FailureCode.DEADLINE, FailureCode.UNREACHABLE})
 
 
 class Conversation:
@@ -30,9 +28,15 @@ class Conversation:
         self.roster = roster
         self.journal = journal
         self.absent: set[str] = set()
+        self.patience = Patience(journal)
 
     def ask(
-        self, phase: Phase, requests: Mapping[str, Request], vectors: Mapping[str, Vector] | None = None
+        self,
+        phase: Phase,
+        requests: Mapping[str, Request],
+        vectors: Mapping[str, Vector] | None = None,
+        *,
+        give_up: GiveUp = lambda site, waited_s: False,
     ) -> Iterator[tuple[str, Message[Reply]]]:
         """Send ``requests`` and yield the replies that are readable, as they arrive; the others are kept as failures."""
         if not requests:
@@ -40,18 +44,23 @@ class Conversation:
         envelopes = messages.encode_all(requests, vectors or {})
         self.journal.event("asked", phase=phase, sites=sorted(requests))
         self.journal.add_traffic(down=sum(envelope.size for envelope in envelopes.values()))
-        for answer in self.roster.ask(envelopes, deadline_s=self.journal.protocol.federation.deadline_s):
+        for answer in self.roster.ask(envelopes, deadline_s=self.journal.protocol.federation.deadline_s, give_up=give_up):
             task = requests[answer.site].task
             if answer.envelope is None:
                 assert answer.code is not None
-                self.fail(answer.site, phase, answer.code, _OF_TRANSPORT.get(answer.code, "the request failed"), task.round)
+                self.fail(answer.site, phase, answer.code, self._why(answer), task.round)
+                if phase == "train" and answer.code is FailureCode.DEADLINE:
+                    self.patience.miss(answer.site)
                 continue
             self.journal.add_traffic(up=answer.envelope.size)
             with self.refusing(answer.site, phase, task.round):
                 message = admission.admit(answer.envelope, site=answer.site, attempt=task.attempt)
                 self._keep_head(answer.site, message.record.head)
                 self.journal.add_seconds("site_compute", message.record.seconds)
-                self.journal.event("answered", phase=phase, site=answer.site, seconds=message.record.seconds)
+                if phase == "train":
+                    self.patience.learn(answer.site, answer.seconds)
+                seconds, waited = message.record.seconds, answer.seconds
+                self.journal.event("answered", phase=phase, site=answer.site, seconds=seconds, waited=waited)
                 yield answer.site, message
 
     def task(self, site: str, phase: Phase, round_: int, attempt: int = 1) -> Task:
@@ -90,6 +99,11 @@ class Conversation:
             yield
         finally:
             self.journal.add_seconds(name, monotonic() - started)
+
+    def _why(self, answer: "Answer") -> str:
+        if answer.code is FailureCode.DEADLINE:
+            return self.patience.reason(answer.site, answer.seconds)
+        return "it could not be reached" if answer.code is FailureCode.UNREACHABLE else "the request failed"
 
     def _keep_head(self, site: str, head: Head | None) -> None:
         """Keep the head of a site's audit log for the other sites to see. One that does not follow is told, and not kept."""

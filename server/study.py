@@ -202,7 +202,8 @@ class FederatedStudy:
 
     def _train_attempt(self, current: RoundInProgress, number: int, attempt: int, sites: list[str]) -> None:
         requests = {site: self._train_request(site, self.sites.task(site, "train", number, attempt)) for site in sites}
-        for site, message in self.sites.ask("train", requests, self._broadcast):
+        give_up = self.sites.patience.over(round_=number, enough=lambda: len(current.counted) >= self._quorum)
+        for site, message in self.sites.ask("train", requests, self._broadcast, give_up=give_up):
             with self.sites.refusing(site, "train", number):
                 admitted = admission.admit_training(
                     message, protocol=self.protocol, described=self.descriptions[site], size=self.spec.size
