@@ -190,13 +190,8 @@ class FederatedStudy:
         self._require_quorum(len(current.counted), f"counted in round {number}", round_=number)
         self._step(current)
         counted = {site: current.counted[site] for site in sorted(current.counted)}
-<<<<<<< HEAD
-        selection = self._selection(counted) if current.summed is None else self._score([current.summed.tune])
-        record = RoundRecord(number, counted, selection, monotonic() - started, "", current.summed)
-        crashpoint("round.aggregated")
-=======
         record = RoundRecord(number, counted, self._judged(current), monotonic() - started, "", current.summed)
->>>>>>> main
+        crashpoint("round.aggregated")
         self.history.append(self.journal.commit_round(record, self._tensors()))
         self.masked.forget()
         self.round = number
