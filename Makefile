@@ -10,7 +10,7 @@ INSTALLED := $(if $(NO_INSTALL),,$(VENV)/.installed)
 # Two processes of one thread each are faster than one of two threads, and every test of a thread count says so itself.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
-.PHONY: demo test slow check bench faults attacks clean
+.PHONY: demo test slow check bench faults attacks sbom clean
 
 demo: $(INSTALLED)
 	$(BIN)/consilium-center demo --out runs/demo
@@ -36,6 +36,9 @@ faults: $(INSTALLED)
 attacks: $(INSTALLED)
 	$(BIN)/python -m pytest -m attacks
 
+sbom: $(INSTALLED)
+	$(BIN)/python docker/materials.py sbom
+
 $(VENV)/.installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python")'
 	$(PYTHON) -m venv $(VENV)
@@ -43,4 +46,4 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv sbom build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

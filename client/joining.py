@@ -99,7 +99,7 @@ def join(joining: Joining, *, stop: Event, tell: Tell) -> None:
     folder = joining.home.folder.resolve()
     with alone(folder / LOCK, otherwise=f"another consilium-site join is at work in {folder}"), ExitStack() as stack:
         prefix = flower_home.lock_app(joining.home.flower.resolve())
-        environment = flower_home.environment(joining.home.flower.resolve()) | _around_proxies()
+        environment = flower_home.environment(joining.home.flower.resolve())
         household = stack.enter_context(Household(folder / "logs", environment, grace_s=GRACE_S))
         _Connection(joining, household, prefix, stop, tell).run()
 
@@ -274,13 +274,6 @@ def add_authorities(home: Home, kit: Kit, bundle: Path) -> None:
         fault = Fault("--ca-bundle", "", f"{bundle}: {error}", "certificates in PEM", "check the path and its permissions")
         raise ConfigurationError([fault]) from None
     write_durably(home.root_certificate, (kit.ca_certificate + more).encode())
-
-
-def _around_proxies() -> dict[str, str]:
-    """The relay talks to its SuperNode on loopback, whatever proxy leads out."""
-    inherited = os.environ.get("NO_PROXY") or os.environ.get("no_proxy")
-    without = ",".join(filter(None, [inherited, "127.0.0.1,localhost"]))
-    return {"NO_PROXY": without, "no_proxy": without}
 
 
 def _free_port() -> int:

@@ -1,6 +1,7 @@
 # The coordinating center: SuperLink, SuperExec and nginx under one supervisor; consilium-center run beside it.
 #
 #   docker build -f docker/center.Dockerfile -t consilium-center .
+#   make sbom                                                        # its bill of materials (CycloneDX)
 
 FROM python:3.11-slim-bookworm
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \

@@ -10,7 +10,7 @@ trap 'compose down --volumes --timeout 20; rm -rf "$REHEARSAL"' EXIT
 
 compose build
 mkdir "$REHEARSAL/study"
-cp site_configs/demo/study.toml "$REHEARSAL/study/"
+sed 's/^rounds = .*/rounds = 3/' site_configs/demo/study.toml > "$REHEARSAL/study/study.toml"
 for site in alder birch cedar; do
     docker run --rm --network none --user "$(id -u):$(id -g)" --volume "$REHEARSAL:/out" consilium-worker \
         synthesize --out /out --hospital "$site" --patients 120 --seed 7
@@ -25,7 +25,8 @@ for site in alder birch cedar; do
     compose run --rm --no-deps -T --volume "$REHEARSAL/study:/study" "$site-worker" \
         approve /study/study.toml --site /etc/consilium/site.toml --state /var/lib/consilium --yes --by "the rehearsal"
 done
-compose up --detach
-center run /study/study.toml --federation federation --sites alder,birch,cedar --rounds 3 --out run
+compose up --detach --wait
+# In the container that is up: SuperLink answers there, on loopback, and nowhere else.
+compose exec -T center consilium-center run /study/study.toml --federation federation --sites alder,birch,cedar --out run
 compose cp center:/var/lib/consilium/run/report.html report.html
 echo "report: report.html"

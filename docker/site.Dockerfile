@@ -2,7 +2,7 @@
 #
 #   docker build -f docker/site.Dockerfile --target relay  -t consilium-relay  .   # has a network, sees no patients
 #   docker build -f docker/site.Dockerfile --target worker -t consilium-worker .   # sees patients, has no network
-#   docker build -f docker/site.Dockerfile --target sbom --output bill-of-materials .   # CycloneDX, one file an image
+#   make sbom                                                                      # CycloneDX, one file an image
 #
 # Without an internet connection: put the wheels of docker/wheelhouse.sh into ./wheelhouse first.
 
@@ -39,17 +39,3 @@ WORKDIR /var/lib/consilium
 HEALTHCHECK --interval=60s --timeout=20s --start-period=180s CMD test -S /run/consilium/worker.sock
 ENTRYPOINT ["consilium-site"]
 CMD ["worker", "/etc/consilium/site.toml", "--socket", "/run/consilium/worker.sock", "--state", "/var/lib/consilium"]
-
-FROM relay AS relay-materials
-USER 0:0
-RUN pip install --target /materials/tool cyclonedx-bom==7.5.0 \
-    && PYTHONPATH=/materials/tool python -m cyclonedx_py environment --output-file /materials/relay.cdx.json "$(command -v python)"
-
-FROM worker AS worker-materials
-USER 0:0
-RUN pip install --target /materials/tool cyclonedx-bom==7.5.0 \
-    && PYTHONPATH=/materials/tool python -m cyclonedx_py environment --output-file /materials/worker.cdx.json "$(command -v python)"
-
-FROM scratch AS sbom
-COPY --from=relay-materials /materials/relay.cdx.json /
-COPY --from=worker-materials /materials/worker.cdx.json /

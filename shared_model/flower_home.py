@@ -48,7 +48,8 @@ _APP: dict[str, Any] = {
 
 
 def environment(home: Path) -> dict[str, str]:
-    """That of this process, with Flower's commands in reach, its calls home off, and this very code importable.
+    """That of this process, with Flower's commands in reach, its calls home off, and this very code importable. Flower's
+    processes talk to each other on loopback, whatever proxy leads out.
 
     Raises:
         ConfigurationError: Flower's commands are not installed.
@@ -57,7 +58,8 @@ def environment(home: Path) -> dict[str, str]:
     if shutil.which("flower-superlink", path=scripts) is None:
         remedy = f"pip install flwr=={VERSION}"
         raise ConfigurationError([Fault("installation", "", f"no flower-superlink in {scripts}", "Flower's commands", remedy)])
-    inherited = {**os.environ, **QUIET, "FLWR_HOME": str(home)}
+    around = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1,localhost"]))
+    inherited = {**os.environ, **QUIET, "FLWR_HOME": str(home), "NO_PROXY": around, "no_proxy": around}
     inherited["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)])
     source = Path(__file__).resolve().parents[1]
     if (source / "pyproject.toml").exists():  # a source tree, which need not be installed

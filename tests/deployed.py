@@ -119,13 +119,12 @@ class Deployed:
 
 
 @contextmanager
-def deployed(folder: Path, sites: Mapping[str, Path]) -> Iterator[Deployed]:
-    """Provision a center at a free port and enrol all hospitals; nothing runs yet. At the end everything is ended."""
+def deployed(folder: Path, sites: Mapping[str, Path], *, host: str = "127.0.0.1") -> Iterator[Deployed]:
+    """Provision a center called ``host`` at a free port and enrol all hospitals; nothing runs yet. At the end everything is
+    ended."""
     with tempfile.TemporaryDirectory(prefix="c-") as sockets:  # short: the kernel allows 107 bytes for a socket's path
         federation = Deployed(folder, sites, free_port(), Path(sockets))
-        result = federation.center(
-            "provision", "--out", federation.federation, "--host", "127.0.0.1", "--port", federation.port
-        )
+        result = federation.center("provision", "--out", federation.federation, "--host", host, "--port", federation.port)
         assert result.returncode == 0, result.stdout + result.stderr
         for site in sites:
             federation.enrol(site)

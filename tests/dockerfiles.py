@@ -1,18 +1,34 @@
 """Dockerfiles read as an engine would read them: for the checks that need none, and to carry out their steps in a folder."""
 
+import importlib.util
 import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 
 # How this machine reaches its package index; what names folders of this machine is left out.
 PACKAGE_INDEX = {name: os.environ[name] for name in ("PIP_CERT", "PIP_INDEX_URL", "HTTPS_PROXY") if name in os.environ}
 CHROOT = shutil.which("chroot", path="/usr/sbin:/sbin:/usr/bin") or "chroot"
 _CONTINUED = re.compile(r"\\\n\s*(?:#[^\n]*\n\s*)*")
+
+
+@cache
+def materials() -> ModuleType:
+    """``docker/materials.py``, which is a script beside the images and in no package."""
+    file = Path(__file__).parents[1] / "docker" / "materials.py"
+    spec = importlib.util.spec_from_file_location("materials", file)
+    assert spec
+    assert spec.loader
+    module = sys.modules["materials"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)

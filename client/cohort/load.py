@@ -19,7 +19,7 @@ from client.cohort.fit import column_faults, protocol_faults
 from client.cohort.notices import with_notices
 from client.cohort.parallel import Progress
 from client.cohort.patients import Patients, select_one, select_patients
-from client.cohort.pictures import PictureRows, PictureTensors, list_pictures, no_pictures, read_pictures
+from client.cohort.pictures import Picture, PictureRows, PictureTensors, list_pictures, no_pictures, read_pictures
 from client.cohort.pseudonyms import concealed, site_pseudonyms
 from client.cohort.ratings import read_ratings
 from client.cohort.redcap import Field, read_fields, widened, with_choices, with_matches, with_rows_of
@@ -43,7 +43,7 @@ class Cohort:
 
     ``parts`` maps each of the three parts to int64 indices ``[n]`` into the patients, ``order`` is int64 ``[P]``, the patients
     in the site's own random order, and ``ratings`` float64 ``[P]`` for each comparator. ``flow`` is what may leave the site;
-    ``findings`` and ``patients`` (the identifiers) stay.
+    ``findings``, ``patients`` (the identifiers) and ``pictures`` (what is known of each before it is read) stay.
     """
 
     site: str
@@ -54,6 +54,7 @@ class Cohort:
     flow: CohortFlow
     findings: Findings
     patients: tuple[str, ...] = field(repr=False)
+    pictures: tuple[Picture, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.patients)
@@ -112,6 +113,7 @@ def load_cohort(
         flow=flow,
         findings=findings,
         patients=tuple(patients.rows),
+        pictures=rows.pictures if rows is not None else (),
     )
 
 

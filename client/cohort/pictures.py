@@ -307,17 +307,26 @@ def _wanted(waiting: list[list[int]], taken: list[list[int]], limit: int) -> lis
 
 def _read(picture: Picture, settings: protocol.Images) -> tuple[Pixels, int]:
     """The picture as the protocol wants it, and whether it is ``_USED`` or ``_UNSCALED``."""
+    frame = frame_of(picture, settings)
+    return standardize(frame, settings), _UNSCALED if settings.needs_scale and frame.mm_per_pixel is None else _USED
+
+
+def frame_of(picture: Picture, settings: protocol.Images) -> Frame:
+    """``picture`` decoded, with its lesion and its view, before anything is standardised.
+
+    Raises:
+        UnusableImageError: it, or the lesion mask that the protocol needs, cannot be read.
+    """
     mask = None
     if picture.mask is not None and _needs_mask(settings):
         try:
             mask = np.asarray(decode_mask(_bytes(picture.mask)))
         except UnusableImageError:
             raise UnusableImageError(Reason.MASK) from None
-    frame = replace(_frame(picture, mask), view=tuple(settings.views)[picture.view])
-    return standardize(frame, settings), _UNSCALED if settings.needs_scale and frame.mm_per_pixel is None else _USED
+    return replace(_decoded_frame(picture, mask), view=tuple(settings.views)[picture.view])
 
 
-def _frame(picture: Picture, mask: Pixels | None) -> Frame:
+def _decoded_frame(picture: Picture, mask: Pixels | None) -> Frame:
     if picture.dicom is None:
         pixels = np.asarray(decode_grey(_bytes(picture.file)))
         return Frame(pixels, mask=mask, box=picture.box, mm_per_pixel=picture.mm_per_pixel)

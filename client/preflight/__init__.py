@@ -15,7 +15,14 @@ from client.preflight.data import data_checks
 from client.preflight.leakage import border_check, column_check, variable_check
 from client.preflight.machine import machine_checks, timed_trial
 from client.preflight.marks import text_check
-from client.preflight.pictures import border_features, contact_sheets, duplicate_check, owned_pictures, row_check
+from client.preflight.pictures import (
+    border_features,
+    contact_sheets,
+    duplicate_check,
+    owned_pictures,
+    row_check,
+    standardisation_sheets,
+)
 from client.site_config import SiteConfig
 from shared_model.errors import Fault
 from shared_model.inputs import ABSENT, categorical_names, numeric_names
@@ -71,6 +78,7 @@ def preflight(
             border_check(border_features(pictures, patients=len(cohort)), labels),
         ]
         sheets = contact_sheets(pictures, cohort.tensors, list(protocol.images.views))
+        sheets += standardisation_sheets(cohort.pictures, protocol.images)
     trial = None if fast or not len(cohort.parts["train"]) else timed_trial(cohort, protocol)
     checks += machine_checks(cohort, protocol, newest_file=table.path, trial=trial)
     return Preflight(config.site.name, protocol.study.name, tuple(checks), cohort.findings, tuple(sheets))

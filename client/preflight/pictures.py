@@ -1,5 +1,7 @@
-"""What pictures show as a whole: duplicates, borders, contact sheets. All on the pixels that the network would see."""
+"""What pictures show as a whole: duplicates, borders, contact sheets. All on the pixels that the network would see, but for
+the sheets that show pictures before and after standardisation."""
 
+import contextlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,8 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from client.cohort.contact_sheet import contact_sheet
+from client.cohort.images import Frame, UnusableImageError
+from client.cohort.pictures import Picture, frame_of
 from client.cohort.tensors import CohortTensors
 from client.preflight.checks import Check, Problem, Sheet, check_of
+from shared_model import protocol
 from shared_model.inputs import ABSENT
 from shared_model.messages import Part
 
@@ -22,6 +28,7 @@ _BLOCKS = 8  # of a side
 _MOST_COMPARED = 20_000
 _CHUNK = 128
 _SHEET_COLUMNS, _THUMBNAIL, _GAP = 8, 112, 4
+_PAIR_COLUMNS = 4  # of pictures before and after
 
 
 @dataclass(frozen=True)
@@ -92,9 +99,35 @@ def contact_sheets(pictures: Owned, tensors: CohortTensors, views: Sequence[str]
         if any(map(len, rows)):
             count = int((view_of == place).sum())
             sheets.append(
-                Sheet(f"{view}: {count} pictures; above of negative, below of positive patients", _sheet(pictures, rows))
+                Sheet(
+                    f"{view}: {count} pictures; above of negative, below of positive patients. As the network sees them.",
+                    _sheet(pictures, rows),
+                )
             )
     return sheets
+
+
+def standardisation_sheets(pictures: Sequence[Picture], settings: protocol.Images) -> list[Sheet]:
+    """For each view that the site has, some of its stored pictures, each beside what the network sees of it."""
+    sheets = []
+    for place, view in enumerate(settings.views):
+        frames = _readable([picture for picture in pictures if picture.view == place], settings)
+        if frames:
+            caption = (
+                f"{view}: before and after standardisation. Left: as stored, what is used outlined in blue, the lesion in "
+                "yellow; right: as the network sees it."
+            )
+            sheets.append(Sheet(caption, _jpeg(contact_sheet(frames, settings, columns=_PAIR_COLUMNS))))
+    return sheets
+
+
+def _readable(pictures: Sequence[Picture], settings: protocol.Images) -> list[Frame]:
+    """Frames spread evenly over ``pictures``; those that cannot be read are told of by other checks."""
+    frames = []
+    for place in _spread(np.arange(len(pictures))):
+        with contextlib.suppress(UnusableImageError):
+            frames.append(frame_of(pictures[int(place)], settings))
+    return frames
 
 
 def row_check(columns: Mapping[str, Sequence[str]], part_of: Sequence[str]) -> Check:
@@ -180,6 +213,10 @@ def _sheet(pictures: Owned, rows: Sequence[NDArray[np.int64]]) -> bytes:
         for column, place in enumerate(places):
             thumbnail = Image.fromarray(pictures.grey[place]).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR)
             sheet.paste(thumbnail, (column * step, line * step))
+    return _jpeg(sheet)
+
+
+def _jpeg(sheet: Image.Image) -> bytes:
     content = io.BytesIO()
     sheet.save(content, "JPEG", quality=80)
     return content.getvalue()

@@ -22,8 +22,9 @@ _EDGE_MM = {"smooth": 0.15, "irregular": 0.2, "ill_defined": 1.1}
 _BLOOD_DB, _BLOOD_LOSS = -38.0, 0.12
 _MUSCLE_LOSS, _BONE_LOSS, _CALCIUM_LOSS = 0.68, 4.0, 7.0
 _SHADOW_OF_A_SPECK = 2.2
-_TEXTURE_DB = 4.0  # standard deviation of the patches in a lesion of average texture
-_BRIGHT_PATCHES = 0.6  # of their standard deviations lie between the ground and the mean
+_TEXTURE_DB, _TEXTURE_STEP_DB = 5.0, 2.5  # standard deviation of the patches at average texture, and more for each one more
+_TEXTURE_LIMITS_DB = 0.5, 11.0
+_BRIGHT_PATCHES = 1.6  # of their standard deviations lie between the ground and the mean
 
 Chosen = NDArray[np.bool_] | slice  # [B]
 
@@ -233,7 +234,7 @@ def _lesion(scene: _Scene, v: pd.DataFrame, texture: NDArray[np.float64], placed
     weight = inside / inside.sum(axis=(1, 2), keepdims=True)
     patches -= (weight * patches).sum(axis=(1, 2), keepdims=True)
     patches /= np.sqrt((weight * patches**2).sum(axis=(1, 2), keepdims=True))
-    amplitude = np.minimum(_TEXTURE_DB * np.exp(0.5 * _column(texture)), 14.0)
+    amplitude = np.clip(_TEXTURE_DB + _TEXTURE_STEP_DB * _column(texture), *_TEXTURE_LIMITS_DB)
     level = _column(v["echogenicity"].map(_LESION_DB)) + _BRIGHT_PATCHES * (amplitude - _TEXTURE_DB)
     scene.paint(
         inside,

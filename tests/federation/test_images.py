@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
-from tests.dockerfiles import carry_out, lineage, read_dockerfile, run_in
+from tests.dockerfiles import carry_out, lineage, materials, read_dockerfile, run_in
 
 ROOT = Path(__file__).parents[2]
 USER = "10001:10001"
@@ -61,12 +62,19 @@ def test_the_relay_starts_as_its_user_without_torch(relay: tuple[Path, dict[str,
     assert run_in(root, ["python", "-c", imported], environment, user=USER).strip() == "[]"
 
 
+def test_the_bill_of_materials_names_just_what_is_installed(relay: tuple[Path, dict[str, str]]) -> None:
+    root, environment = relay
+    items = [item["metadata"] for item in json.loads(run_in(root, ["pip", "inspect"], environment))["installed"]]
+    installed = {canonicalize_name(item["name"]): item["version"] for item in items}
+    bill = {name: package.version for name, package in materials().bill_of("relay").packages.items()}
+    assert bill == {name: version for name, version in installed.items() if name not in {"pip", "setuptools", "consilium"}}
+
+
 def test_sources_are_gone_and_programs_cannot_be_changed_by_their_user(relay: tuple[Path, dict[str, str]]) -> None:
     root, environment = relay
     assert not (root / "opt/consilium/source").exists()
-    writable = run_in(
-        root, ["find", "/usr", "/opt", "/etc", "-xdev", "-writable", "-not", "-type", "l"], environment, user=USER
-    )
+    search = "find /usr /opt /etc -xdev -writable -not -type l -print , -type d -not -readable -prune"
+    writable = run_in(root, search.split(), environment, user=USER)
     assert writable == ""
 
 

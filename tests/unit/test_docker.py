@@ -5,9 +5,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+import typer
 import yaml
 
+from client.cli import app as site
+from server.cli import app as center
 from tests.dockerfiles import Stage, lineage, read_dockerfile
 
 DOCKER = Path(__file__).parents[2] / "docker"
@@ -62,6 +66,24 @@ def test_scripts_are_sound_shell_and_stop_at_the_first_error(name: str) -> None:
     subprocess.run(["sh", "-n", str(script)], check=True)
     assert "\nset -eu\n" in script.read_text()
     assert script.stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize(
+    ("called", "app"),
+    [(r"(?:^ *center|consilium-center) ", center), (r"(?:-relay\"|-worker\"|consilium-worker) ", site)],
+    ids=["center", "site"],
+)
+def test_the_rehearsal_calls_commands_with_options_that_they_have(called: str, app: typer.Typer) -> None:
+    script = (DOCKER / "rehearse.sh").read_text().replace("\\\n", " ")
+    lines = [line for line in script.splitlines() if not line.startswith("#") and "--entrypoint" not in line]
+    calls = [match for line in lines if (match := re.search(rf"{called} *(\S+)(.*)", line))]
+    assert len(calls) >= 3
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    for call in calls:
+        command = group.commands[call[1]]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert set(re.findall(r" (--[a-z-]+)", call[2])) <= known, call[0]
 
 
 @pytest.mark.parametrize(("file", "name", "service"), services(), ids=lambda value: value if isinstance(value, str) else "")

@@ -172,10 +172,11 @@ def test_echogenicity_is_the_grey_of_the_lesion() -> None:
 
 
 def test_a_coarse_calcification_shadows_and_specks_shine() -> None:
-    none, micro, macro = (
-        draw_pictures(patients_with(16, calcification=kind, size=10.0), "bmode_longitudinal", scanner=Scanner(), seed=1)
-        for kind in ("none", "micro", "macro")
-    )
+    """In smooth lesions: of a patchy one, the patches shine too."""
+    kinds = {kind: patients_with(16, calcification=kind, size=10.0) for kind in ("none", "micro", "macro")}
+    for patients in kinds.values():
+        patients.texture[:] = -1.0
+    none, micro, macro = (draw_pictures(p, "bmode_longitudinal", scanner=Scanner(), seed=1) for p in kinds.values())
     below = np.zeros_like(none.lesion)
     for mask, (x0, _, x1, y1) in zip(below, none.boxes, strict=True):
         mask[y1 + 2 : y1 + 20, (x0 + x1) // 2 - 2 : (x0 + x1) // 2 + 2] = True

@@ -116,7 +116,8 @@ def test_the_page_is_one_file_without_identifiers(hospital):
     page = hospital.folder / "check.html"
     assert check(site, "--study", study, "--fast", "--html", page).exit_code == 0
     text = page.read_text(encoding="utf-8")
-    assert text.count("data:image/jpeg;base64,") == 2  # a contact sheet for each view
+    assert text.count("data:image/jpeg;base64,") == 4  # two contact sheets for each view
+    assert re.findall(r"<figcaption>(\w+): before and after standardisation", text) == ["transverse", "longitudinal"]
     assert not re.search(r"(?:src|href)=\"(?!data:)|url\(|https?://", text)
     assert "p00" not in text
     assert "size_cm" in text

@@ -7,9 +7,18 @@ import pytest
 import torch
 from PIL import Image
 
+from client.cohort.pictures import Picture
 from client.cohort.tensors import CohortTensors
 from client.preflight.marks import marked_blocks, text_check
-from client.preflight.pictures import border_features, contact_sheets, duplicate_check, owned_pictures, row_check
+from client.preflight.pictures import (
+    border_features,
+    contact_sheets,
+    duplicate_check,
+    owned_pictures,
+    row_check,
+    standardisation_sheets,
+)
+from shared_model.protocol import Images, View
 
 PATIENTS, SIDE = 12, 64
 
@@ -111,6 +120,22 @@ def test_contact_sheets_show_both_outcomes(grey):
     assert pixels.shape == (228, 924)
     assert pixels[:112].std() > 10
     assert pixels[116:].std() > 10
+
+
+def test_pictures_are_shown_before_and_after_standardisation(tmp_path):
+    """Of each view that there is; a file that cannot be read leaves its place to others."""
+    dark = tmp_path / "dark.png"
+    Image.fromarray(np.tile(np.linspace(10, 60, 96).astype(np.uint8), (80, 1))).save(dark)
+    (tmp_path / "torn.png").write_bytes(b"no picture")
+    files = [dark, tmp_path / "torn.png", dark]
+    pictures = [Picture(0, 1, file, None, (20.0, 20.0, 60.0, 60.0), None) for file in files]
+    settings = Images(size=64, intensity="range", views={"transverse": View(), "longitudinal": View()})
+    (sheet,) = standardisation_sheets(pictures, settings)
+    assert sheet.caption.startswith("longitudinal: before and after")
+    pixels = np.asarray(Image.open(io.BytesIO(sheet.jpeg)).convert("L")).astype(int)
+    before, after = pixels[4:164, 4:164], pixels[4:164, 168:328]
+    assert before.max() < 240 <= after.max()  # the outlines, and the stretch of grey levels
+    assert np.ptp(pixels[4:164, 332 + 330 :]) < 10  # two pairs: the third was no picture
 
 
 def test_rows_that_repeat_are_counted_also_across_parts():
