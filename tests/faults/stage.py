@@ -34,6 +34,7 @@ from tests.tables import write_sites, write_study
 SITES = ("east", "north", "west")
 WEST = "west"  # the site that most is done to; it reaches the center through a proxy of ours
 OTHERS = ("east", "north")
+HOST = "127.0.0.2"  # of the center: what is at 127.0.0.1 is never reached by way of a proxy
 ROUNDS = 3
 DEADLINE_S = 60
 RESTART_S = 1.0  # of the service manager
@@ -87,7 +88,7 @@ class Stage:
         self.services[name] = Service(tuple(map(str, command)), environment() | more)
         self._start(name)
 
-    def end(self, name: str, *, number: signal.Signals = signal.SIGTERM, timeout_s: float = 40.0) -> None:
+    def end(self, name: str, *, number: signal.Signals = signal.SIGTERM, timeout_s: float = 150.0) -> None:
         """End a service for good."""
         service = self.services[name]
         service.kept = False
@@ -376,7 +377,7 @@ def staged(folder: Path) -> Iterator[Stage]:
     for path in sites.values():
         mark_patients(path.with_suffix(".csv"))
     with ExitStack() as stack:
-        federation = stack.enter_context(deployed(folder, sites))
+        federation = stack.enter_context(deployed(folder, sites, host=HOST))
         proxy = stack.enter_context(Proxy.running())
         stage = Stage(federation, proxy, plans)
         stack.enter_context(_service_manager(stage))
@@ -388,7 +389,8 @@ def staged(folder: Path) -> Iterator[Stage]:
             start_join(stage, site)
         for site in SITES:
             stage.await_log(f"join-{site}", "connected to")
-            wait_for(federation.socket(site).is_socket, timeout_s=60.0)
+            wait_for(federation.socket(site).is_socket, timeout_s=120.0)
+        assert proxy.carried, "west goes by way of the proxy"
         yield stage
 
 
