@@ -25,6 +25,7 @@ from server.registration import DATABASE
 from shared_model import leash
 from shared_model.crashpoints import HOLD, KILL, PLAN, REACHED
 from tests.deployed import CENTER, SITE, Deployed, deployed, environment, wait_for
+from tests.faults.disks import small_disk
 from tests.faults.invariants import CANARY, Hospital, invariants
 from tests.faults.proxy import Proxy
 from tests.faults.rows import Told
@@ -77,6 +78,7 @@ class Stage:
     federation: Deployed
     proxy: Proxy
     plans: Path
+    disk: Path | None  # a small file system, for runs whose disk fails
     services: dict[str, Service] = field(default_factory=dict)
     runs: int = 0
     approved: set[tuple[str, str]] = field(default_factory=set)
@@ -379,7 +381,8 @@ def staged(folder: Path) -> Iterator[Stage]:
     with ExitStack() as stack:
         federation = stack.enter_context(deployed(folder, sites, host=HOST))
         proxy = stack.enter_context(Proxy.running())
-        stage = Stage(federation, proxy, plans)
+        disk = stack.enter_context(small_disk(folder / "disk", size="24m"))
+        stage = Stage(federation, proxy, plans, disk)
         stack.enter_context(_service_manager(stage))
         stage.keep("up", [*CENTER, "up", federation.federation], **{PLAN: str(plans / "center")})
         for site in SITES:
