@@ -22,7 +22,7 @@ CGROUP = Path("/sys/fs/cgroup/memory")
 
 FULL = Fault("disk", "center's disk full", "the run's disk is full when a round is to be committed, and has room a while later",
              "says that it is full, keeps what was committed, goes on by itself")  # fmt: skip
-READ_ONLY = Fault("disk", "center's disk read-only", "the run's disk turns read-only when the conductor has died in a round; mended later",
+READ_ONLY = Fault("disk", "center's disk read-only", "the run's disk turns read-only when the conductor has died; mended later",
                   "says that it is read-only, keeps what was committed, goes on by itself")  # fmt: skip
 
 
