@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from client.cohort import StudyPatients, designed, load_cohort, pool
-from client.cohort.pseudonyms import site_pseudonyms
+from client.cohort.pseudonyms import unkeyed
 from client.explaining.budget import charge_explanation
 from client.governance import disclosure
 from client.governance.approval import Approvals
@@ -304,8 +304,7 @@ def open_site(config_path: Path, *, state: Path, threads: int | None = None) -> 
         if key not in kept:
             cohort = load_cohort(config, protocol, where=config_path)
             kept.clear()
-            pseudonyms = site_pseudonyms(config.site.name)
-            members = frozenset(map(pseudonyms.of, cohort.patients))
+            members = frozenset(map(unkeyed, cohort.patients))
             kept[key] = StudyPatients(cohort.tensors, cohort.parts, cohort.flow, cohort.order, cohort.ratings, members)
         return designed(kept[key], protocol, site=config.site.name)
 

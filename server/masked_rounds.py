@@ -8,8 +8,7 @@ needed to go on is on the disk: sites unmask a round for one set of survivors on
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -17,7 +16,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from server.journal import Journal
+from server.conversation import Conversation
 from server.records import Phase
 from server.secure_sum import MaskedSum
 from shared_model import masking, secure_layout
@@ -52,11 +51,6 @@ _SUM: TypeAdapter[tuple[MaskingSession, str, dict[str, MaskedShares], dict[str, 
 )
 
 
-Ask = Callable[[Phase, Mapping[str, Request], Mapping[str, Vector]], Iterator[tuple[str, Message[Reply]]]]
-MakeTask = Callable[[str, Phase, int], Task]
-Refusing = Callable[[str, Phase, int], AbstractContextManager[None]]
-
-
 @dataclass(frozen=True)
 class Opened(Generic[R]):
     """The sum of some sites' numbers, and what each of them said in the clear. ``sites`` is the length of the roster."""
@@ -85,15 +79,12 @@ class Question(Generic[R]):
 
 
 class MaskedRounds:
-    """Secure sums of the run in ``journal``. ``ask`` sends requests and yields the replies that are readable, ``task`` makes
-    what every request states, and a ``RefusedError`` within ``refusing`` is kept as a failure of the site."""
+    """Secure sums of a run, asked for in the conversation with its ``sites``."""
 
-    def __init__(self, journal: Journal, *, ask: Ask, task: MakeTask, refusing: Refusing) -> None:
-        self._journal = journal
-        self._file = journal.directory / FILE
-        self._ask = ask
-        self._task = task
-        self._refusing = refusing
+    def __init__(self, sites: Conversation) -> None:
+        self._sites = sites
+        self._journal = sites.journal
+        self._file = sites.journal.directory / FILE
         self._keys: dict[str, Advertisement] = {}
 
     def learn(self, site: str, keys: Advertisement | None) -> None:
@@ -126,7 +117,7 @@ class MaskedRounds:
         self._unmask(question, masked)
         words = masked.open()
         for site in sorted(masked.wrong):
-            with self._refusing(site, question.phase, question.round):
+            with self._sites.refusing(site, question.phase, question.round):
                 raise RefusedError(FailureCode.MALFORMED_REPLY, "shares that do not belong to the seeds of the others")
         self._journal.event("summed under masks", phase=question.phase, round=question.round, sites=list(masked.survivors))
         return Opened(words, replies, len(masked.session.roster))
@@ -140,8 +131,8 @@ class MaskedRounds:
     def _gather(self, question: Question[R], sites: Sequence[str], *, attempt: int, fewest: int) -> MaskingSession | None:
         """A session of those sites that have keys in stock or advertise some now."""
         requests = {site: KeysRequest(self._step(site, question)) for site in sites if site not in self._keys}
-        for site, message in self._ask(question.phase, requests, {}):
-            with self._refusing(site, question.phase, question.round):
+        for site, message in self._sites.ask(question.phase, requests, {}):
+            with self._sites.refusing(site, question.phase, question.round):
                 if not isinstance(message.record, KeysReply):
                     raise RefusedError(FailureCode.MALFORMED_REPLY, f"a {message.record.kind} where keys were asked for")
                 self.learn(site, message.record.keys)
@@ -156,8 +147,8 @@ class MaskedRounds:
         digest = secure_layout.request_digest(requests[session.sites[0]], question.vectors)
         masked = MaskedSum(session, digest, question.length(len(session.roster)))
         replies: dict[str, R] = {}
-        for site, message in self._ask(question.phase, requests, question.vectors):
-            with self._refusing(site, question.phase, question.round):
+        for site, message in self._sites.ask(question.phase, requests, question.vectors):
+            with self._sites.refusing(site, question.phase, question.round):
                 record = question.admit(site, message)
                 masked.add(site, message.masked, record.masks)
                 replies[site] = record
@@ -206,15 +197,15 @@ class MaskedRounds:
         """Ask the survivors, those that do not answer a few times, until enough of them have."""
         for _ in range(HELP_ROUNDS):
             requests = {site: request(site) for site in masked.survivors if site not in done()}
-            for site, message in self._ask(question.phase, requests, {}):
-                with self._refusing(site, question.phase, question.round):
+            for site, message in self._sites.ask(question.phase, requests, {}):
+                with self._sites.refusing(site, question.phase, question.round):
                     take(site, message.record)
             if len(done()) >= masked.needed:
                 return
 
     def _step(self, site: str, question: Question[R]) -> Task:
         """A task with a mark of its own: no step of a secure sum is ever repeated with what another one brought."""
-        return replace(self._task(site, question.phase, question.round), attempt=secrets.token_hex(16))
+        return replace(self._sites.task(site, question.phase, question.round), attempt=secrets.token_hex(16))
 
     def _tell(self, question: Question[R], what: str, sites: Sequence[str]) -> None:
         self._journal.event(what, phase=question.phase, round=question.round, sites=list(sites))

@@ -103,20 +103,31 @@ class Roster:
         for sent, reply in self._pull(self._introductions):
             self._introduce(sent.node, reply)
 
-    def ask(self, requests: Mapping[str, Envelope], *, deadline_s: float) -> Iterator[Answer]:
+    def ask(
+        self,
+        requests: Mapping[str, Envelope],
+        *,
+        deadline_s: float,
+        give_up: Callable[[str, float], bool] = lambda site, waited_s: False,
+    ) -> Iterator[Answer]:
         """Send each site its request and yield each site's answer as it arrives; every site gets exactly one.
 
-        Without an answer ``deadline_s`` after the start, the code is DEADLINE; UNREACHABLE if the site is not there or
-        has left meanwhile. A reply to an earlier question is never taken for one to this.
+        Without an answer ``deadline_s`` after the start, or when ``give_up`` says so of a site and the seconds since it was
+        asked, the code is DEADLINE; UNREACHABLE if the site is not there or has left meanwhile. A reply to an earlier
+        question is never taken for one to this.
         """
         started = monotonic()
         self.refresh()
         waiting, absent = self._send_all(requests, ttl=deadline_s + CLOCK_SKEW_S)
         yield from (Answer(site, None, FailureCode.UNREACHABLE, 0.0) for site in absent)
         for _ in self._polls():
-            time_is_up = monotonic() >= started + deadline_s  # before looking: the caller may have taken its time
+            # Before looking: the caller may have taken its time.
+            time_is_up = monotonic() >= started + deadline_s
+            late = [message for message, sent in waiting.items() if give_up(sent.site, monotonic() - sent.at)]
             for sent, reply in self._pull(waiting):
                 yield _answer(sent, reply)
+            for sent in (waiting.pop(message) for message in late if message in waiting):
+                yield Answer(sent.site, None, FailureCode.DEADLINE, monotonic() - sent.at)
             if not waiting or time_is_up:
                 break
             self.refresh()

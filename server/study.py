@@ -6,8 +6,7 @@ the same call on the same run directory continues where it was, and ends with th
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -15,16 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.torch import save
 
-from server import admission, comparing, explaining
+from server import admission, comparing, explaining, selection
 from server.collecting import CONTROL, RoundInProgress, evaluations_together, pooled_normalization
+from server.conversation import Conversation
 from server.journal import Journal
 from server.masked_rounds import MaskedRounds, Question, require_enough
 from server.optimizers import ServerOptimizer
-from server.records import Phase, RoundRecord, SiteFailure, SiteRound
-from shared_model import messages
-from shared_model.audit import Head, does_not_follow
+from server.records import RoundRecord
 from shared_model.durable import write_durably
-from shared_model.errors import ConfigurationError, FailureCode, Fault, RefusedError, StudyError
+from shared_model.errors import FailureCode, StudyError
 from shared_model.masking import MINIMUM_SITES
 from shared_model.messages import (
     CompareRequest,
@@ -32,20 +30,16 @@ from shared_model.messages import (
     DescribeRequest,
     EvaluateRequest,
     ExplainRequest,
-    Message,
     Part,
-    Reply,
-    Request,
     Task,
     TrainRequest,
     Vector,
 )
-from shared_model.metrics import pool, selection_score
 from shared_model.network import build_network
 from shared_model.parameters import ParameterSpec
 from shared_model.secure_layout import evaluation_layout, training_layout
 from shared_model.secure_records import MaskingSession
-from shared_model.summaries import Normalization, Performance
+from shared_model.summaries import Normalization
 
 if TYPE_CHECKING:
     from server.sites import Roster
@@ -75,17 +69,16 @@ class FederatedStudy:
     """
 
     def __init__(self, roster: "Roster", journal: Journal) -> None:
-        self.roster = roster
+        self.sites = Conversation(roster, journal)
         self.journal = journal
         self.protocol = journal.protocol
         self.descriptions: dict[str, DescribeReply] = {}
         self.normalization: Normalization | None = None
-        self.absent: set[str] = set()
-        self.masked = MaskedRounds(journal, ask=self._ask, task=self._task, refusing=self._refusing)
+        self.masked = MaskedRounds(self.sites)
 
     def run(self) -> None:
         """The study from wherever it stands to its end."""
-        with self._phase("describe"):
+        with self.sites.phase("describe"):
             self.gather()
             self.normalize()
         self.restore()
@@ -94,21 +87,21 @@ class FederatedStudy:
             if self._out_of_patience():
                 stopped = f"no better round in {self.protocol.evaluation.patience} rounds"
                 break
-            if self.absent:
+            if self.sites.absent:
                 self.welcome()
-            with self._phase("train"):
+            with self.sites.phase("train"):
                 if not self.train_round():
                     stopped = "the privacy budgets of too many sites are spent"
                     break
             if self.round in explaining.drift_rounds(self.protocol):
-                with self._phase("explain"):
+                with self.sites.phase("explain"):
                     self.explain(self.round, self.model.weights, brief=True)
-        with self._phase("evaluate"):
+        with self.sites.phase("evaluate"):
             best = self.evaluate()
             self.compare(best)
         weights = self._weights(best)
         if self.protocol.explanation is not None:
-            with self._phase("explain"):
+            with self.sites.phase("explain"):
                 self.explain(best, weights, brief=False)
         self.export(best, weights)
         self.journal.finish(best_round=best, stopped=stopped)
@@ -121,30 +114,30 @@ class FederatedStudy:
         enrolled = self.journal.enrolled
         if self._secure:
             require_enough(len(self._partners))
-        present = self.roster.connect(enrolled, timeout_s=self.protocol.federation.deadline_s)
-        for warning in self.roster.warnings:
+        present = self.sites.roster.connect(enrolled, timeout_s=self.protocol.federation.deadline_s)
+        for warning in self.sites.roster.warnings:
             self.journal.event("warning", text=warning)
         self.descriptions = self.journal.descriptions()
         for site in enrolled:
             if site not in present and site not in self.descriptions:
-                self._fail(site, "describe", FailureCode.UNREACHABLE, "it did not connect in time")
+                self.sites.fail(site, "describe", FailureCode.UNREACHABLE, "it did not connect in time")
         self._describe(site for site in present if site not in self.descriptions)
         self._require_quorum(len(self.descriptions.keys() - set(self._external)), "described themselves")
-        self._check_selection()
+        selection.require_selectable(self.protocol, self.descriptions.values())
 
     def welcome(self) -> None:
         """Let sites that were away when the others described themselves join now."""
-        self.roster.refresh()
-        self._describe(site for site in sorted(self.absent) if site in self.roster.present)
+        self.sites.roster.refresh()
+        self._describe(site for site in sorted(self.sites.absent) if site in self.sites.roster.present)
 
     def _describe(self, sites: Iterable[str]) -> None:
-        requests = {site: DescribeRequest(self._task(site, "describe", 0)) for site in sites}
-        for site, message in self._ask("describe", requests):
-            with self._refusing(site, "describe"):
+        requests = {site: DescribeRequest(self.sites.task(site, "describe", 0)) for site in sites}
+        for site, message in self.sites.ask("describe", requests):
+            with self.sites.refusing(site, "describe"):
                 described = admission.admit_description(message, protocol=self.protocol)
                 self.journal.add_description(described)
                 self.masked.learn(site, described.keys)
-                self.absent.discard(site)
+                self.sites.absent.discard(site)
         # By name, not by arrival: sums over sites must not depend on who is quick.
         self.descriptions = self.journal.descriptions()
 
@@ -193,8 +186,7 @@ class FederatedStudy:
         self._require_quorum(len(current.counted), f"counted in round {number}", round_=number)
         self._step(current)
         counted = {site: current.counted[site] for site in sorted(current.counted)}
-        selection = self._selection(counted) if current.summed is None else self._score([current.summed.tune])
-        record = RoundRecord(number, counted, selection, monotonic() - started, "", current.summed)
+        record = RoundRecord(number, counted, self._judged(current), monotonic() - started, "", current.summed)
         self.history.append(self.journal.commit_round(record, self._tensors()))
         self.masked.forget()
         self.round = number
@@ -209,9 +201,10 @@ class FederatedStudy:
         return {f.site for f in failures if f.round == round_ and f.code is FailureCode.BUDGET_EXCEEDED}
 
     def _train_attempt(self, current: RoundInProgress, number: int, attempt: int, sites: list[str]) -> None:
-        requests = {site: self._train_request(site, self._task(site, "train", number, attempt)) for site in sites}
-        for site, message in self._ask("train", requests, self._broadcast):
-            with self._refusing(site, "train", number):
+        requests = {site: self._train_request(site, self.sites.task(site, "train", number, attempt)) for site in sites}
+        give_up = self.sites.patience.over(round_=number, enough=lambda: len(current.counted) >= self._quorum)
+        for site, message in self.sites.ask("train", requests, self._broadcast, give_up=give_up):
+            with self.sites.refusing(site, "train", number):
                 admitted = admission.admit_training(
                     message, protocol=self.protocol, described=self.descriptions[site], size=self.spec.size
                 )
@@ -262,19 +255,17 @@ class FederatedStudy:
             tensors[CONTROL] = self.control
         return tensors
 
-    # Which round is best. ``history[k]`` judged model k, the one that entered round k + 1; model 0 is untrained.
+    # Which round is best
 
-    def _selection(self, counted: Mapping[str, SiteRound]) -> float | None:
-        return self._score([site.tune for site in counted.values() if site.tune is not None])
-
-    def _score(self, performances: list[Performance]) -> float | None:
-        kind = self.protocol.evaluation.selection
-        return None if kind == "last" or not performances else selection_score(kind, pool(performances))
+    def _judged(self, current: RoundInProgress) -> float | None:
+        """How the model that entered the round did on tuning patients."""
+        if current.summed is not None:
+            return selection.score(self.protocol, [current.summed.tune])
+        counted = [current.counted[site].tune for site in sorted(current.counted)]
+        return selection.score(self.protocol, [tune for tune in counted if tune is not None])
 
     def _best_known(self) -> int:
-        judged = {record.round - 1: record.selection for record in self.history if record.round > 1}
-        known = {model: score for model, score in judged.items() if score is not None}
-        return max(known, key=lambda model: (known[model], -model)) if known else self.round
+        return selection.best_known(self.history, otherwise=self.round)
 
     def _out_of_patience(self) -> bool:
         patience = self.protocol.evaluation.patience
@@ -293,7 +284,7 @@ class FederatedStudy:
             return last
         evaluated = [reply.parts["tune"] for reply in self.journal.evaluations(last).values() if "tune" in reply.parts]
         tune = [self.journal.summed(last)["tune"]] if self._secure else evaluated
-        known, final = self.history[best].selection, self._score(tune)
+        known, final = self.history[best].selection, selection.score(self.protocol, tune)
         if known is None or (final is not None and final > known):
             return last
         tensors = self.journal.load_checkpoint(best)
@@ -309,10 +300,10 @@ class FederatedStudy:
             self._evaluate_masked(model, weights, judged)
             return
         requests = {
-            site: self._evaluate_request(site, self._task(site, "evaluate", model)) for site in judged if site not in done
+            site: self._evaluate_request(site, self.sites.task(site, "evaluate", model)) for site in judged if site not in done
         }
-        for site, message in self._ask("evaluate", requests, {"weights": weights}):
-            with self._refusing(site, "evaluate", model):
+        for site, message in self.sites.ask("evaluate", requests, {"weights": weights}):
+            with self.sites.refusing(site, "evaluate", model):
                 described = self.descriptions[site]
                 reply = admission.admit_evaluation(message, protocol=self.protocol, described=described, parts=JUDGED)
                 self.journal.add_evaluation(model, reply)
@@ -358,10 +349,10 @@ class FederatedStudy:
         for site, reply in self.journal.evaluations(best).items():
             if "test" in reply.parts and site not in done:
                 models = comparing.own_models(run=self.journal.run, model=best, personal="test" in reply.personal)
-                task = self._task(site, "compare", best)
+                task = self.sites.task(site, "compare", best)
                 requests[site] = CompareRequest(task, first=comparing.FEDERATED, models=models)
-        for site, message in self._ask("compare", requests):
-            with self._refusing(site, "compare", best):
+        for site, message in self.sites.ask("compare", requests):
+            with self.sites.refusing(site, "compare", best):
                 tested = self.descriptions[site].parts["test"].patients
                 asked = requests[site]
                 compared = comparing.admit_comparison(message, request=asked, protocol=self.protocol, patients=tested)
@@ -372,7 +363,7 @@ class FederatedStudy:
         done = self.journal.explanations(model, brief=brief)
         requests = {
             site: ExplainRequest(
-                self._task(site, "explain", model, 1 if brief else 2),
+                self.sites.task(site, "explain", model, 1 if brief else 2),
                 layout=self.spec.sha256,
                 normalization=self.normalization,
                 basis=self._basis(site, model),
@@ -381,8 +372,8 @@ class FederatedStudy:
             for site, described in self.descriptions.items()
             if site not in done and explaining.patients_explained(self.protocol, described)
         }
-        for site, message in self._ask("explain", requests, {"weights": weights}):
-            with self._refusing(site, "explain", model):
+        for site, message in self.sites.ask("explain", requests, {"weights": weights}):
+            with self.sites.refusing(site, "explain", model):
                 described = self.descriptions[site]
                 reply = explaining.admit_explanation(message, protocol=self.protocol, described=described, brief=brief)
                 self.journal.add_explanation(model, reply, brief=brief)
@@ -404,67 +395,9 @@ class FederatedStudy:
         tensors = None if best == self.round else self.journal.load_checkpoint(best)
         return tensors[MODEL] if tensors else self.model.weights
 
-    # Talking to sites
-
-    def _ask(
-        self, phase: Phase, requests: Mapping[str, Request], vectors: Mapping[str, Vector] | None = None
-    ) -> Iterator[tuple[str, Message[Reply]]]:
-        """Send ``requests`` and yield the replies that are readable, as they arrive; the others are kept as failures."""
-        if not requests:
-            return
-        envelopes = messages.encode_all(requests, vectors or {})
-        self.journal.event("asked", phase=phase, sites=sorted(requests))
-        self.journal.add_traffic(down=sum(envelope.size for envelope in envelopes.values()))
-        for answer in self.roster.ask(envelopes, deadline_s=self.protocol.federation.deadline_s):
-            task = requests[answer.site].task
-            if answer.envelope is None:
-                assert answer.code is not None
-                self._fail(answer.site, phase, answer.code, _OF_TRANSPORT.get(answer.code, "the request failed"), task.round)
-                continue
-            self.journal.add_traffic(up=answer.envelope.size)
-            with self._refusing(answer.site, phase, task.round):
-                message = admission.admit(answer.envelope, site=answer.site, attempt=task.attempt)
-                self._keep_head(answer.site, message.record.head)
-                self.journal.add_seconds("site_compute", message.record.seconds)
-                self.journal.event("answered", phase=phase, site=answer.site, seconds=message.record.seconds)
-                yield answer.site, message
-
-    def _keep_head(self, site: str, head: Head | None) -> None:
-        """Keep the head of a site's audit log for the other sites to see. One that does not follow is told, and not kept."""
-        if head is None:
-            return
-        if against := does_not_follow(head, known=self.journal.heads().get(site), site=site):
-            self.journal.event("warning", text=f"{site}: {against}")
-        else:
-            self.journal.add_head(head)
-
-    def _task(self, site: str, phase: Phase, round_: int, attempt: int = 1) -> Task:
-        return Task(
-            run=self.journal.run,
-            site=site,
-            round=round_,
-            attempt=messages.attempt_token(self.journal.run, site, round_, attempt, f"{phase} {self.journal.rewound}"),
-            protocol_json=self.protocol.canonical_json,
-            seed=self.journal.seed,
-            heads=tuple(self.journal.heads().values()),
-        )
-
     def _basis(self, site: str, model: int) -> int:
         """The last round up to ``model`` in which the site's reply counted; 0 if none."""
         return max((record.round for record in self.history if record.round <= model and site in record.sites), default=0)
-
-    @contextmanager
-    def _refusing(self, site: str, phase: Phase, round_: int = 0) -> Iterator[None]:
-        try:
-            yield
-        except RefusedError as error:
-            self._fail(site, phase, error.code, error.detail, round_)
-
-    def _fail(self, site: str, phase: Phase, code: FailureCode, reason: str, round_: int = 0) -> None:
-        if phase == "describe" and code in _OF_TRANSPORT:
-            self.absent.add(site)
-        self.journal.add_failure(SiteFailure(site=site, phase=phase, round=round_, code=code, reason=reason))
-        self.journal.event("failed", phase=phase, site=site, code=code.value, reason=reason)
 
     # What must hold before going on
 
@@ -508,43 +441,3 @@ class FederatedStudy:
         if self.normalization is not None or not self.protocol.variables:
             return self.normalization
         return pooled_normalization(self.descriptions.values(), self.protocol)
-
-    def _check_selection(self) -> None:
-        kind = self.protocol.evaluation.selection
-        tune = [described.parts["tune"] for described in self.descriptions.values()]
-        if any(counts.positives is None for counts in tune):
-            return  # rounds of which no site tells enough are not judged, and the last is taken
-        patients = sum(counts.patients for counts in tune)
-        positives = sum(counts.positives or 0 for counts in tune)
-        if self.protocol.privacy.dp and self.protocol.variables and not patients:
-            found, expected = "privacy.dp, but no site has tuning patients", "tuning patients, whose values scale the variables"
-            remedy = "give tune a share in the [split] of the sites"
-            raise ConfigurationError([Fault("study protocol", "privacy.dp", found, expected, remedy)])
-        usable = kind == "last" or (0 < positives < patients if kind == "auc" else patients > 0)
-        if not usable:
-            raise ConfigurationError(
-                [
-                    Fault(
-                        "study protocol",
-                        "evaluation.selection",
-                        f'"{kind}", but all sites together have {patients} tuning patients, {positives} of them positive',
-                        "tuning patients of both outcomes" if kind == "auc" else "tuning patients",
-                        'set evaluation.selection = "last", or give tune a share in the [split] of the sites',
-                    )
-                ]
-            )
-
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        started = monotonic()
-        self.journal.event("phase", name=name)
-        try:
-            yield
-        finally:
-            self.journal.add_seconds(name, monotonic() - started)
-
-
-_OF_TRANSPORT = {
-    FailureCode.DEADLINE: "it did not answer before the deadline",
-    FailureCode.UNREACHABLE: "it could not be reached",
-}

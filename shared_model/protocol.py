@@ -202,6 +202,7 @@ class Federation(Strict):
     normalization: Literal["federated", "site"] = "federated"
     quorum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5  # share of the enrolled sites whose reply must count
     deadline_s: Positive = 3600.0
+    time_out_factor: float = Field(default=4.0, ge=1.0, le=1e6)  # of a site's own recent rounds, once enough have answered
     attempts: int = Field(default=2, ge=1, le=10)  # how often a round without quorum is tried before the study stops
     max_update_norm: Positive = 1e3
 

@@ -101,7 +101,7 @@ class Loopback:
     def present(self) -> tuple[str, ...]:
         return tuple(site for site in self.workers if site not in self.away)
 
-    def ask(self, requests: Mapping[str, Envelope], *, deadline_s: float) -> Iterator[Answer]:
+    def ask(self, requests: Mapping[str, Envelope], *, deadline_s: float, give_up: object = None) -> Iterator[Answer]:
         self.asked.append(tuple(requests))
         for site in self.order(list(requests)):
             if site in self.away:

@@ -97,8 +97,7 @@ def _capital(words: str) -> str:
 
 
 def _case_mix(document: Json) -> Json:
-    described = [site for site in document["sites"] if any(site in row["sites"] for row in document["case_mix"]["variables"])]
-    return {"described": described, "furthest": document["case_mix"]["pairs"][:3]}
+    return {"furthest": document["case_mix"]["pairs"][:3]}
 
 
 SECTIONS = (

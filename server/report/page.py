@@ -58,6 +58,7 @@ def environment() -> Environment:
         "breakable": _breakable,
         "decimal": wording.decimal,
         "duration": wording.duration,
+        "interval": wording.interval,
         "percent": wording.percent,
         "prefixed": lambda name, prefix: f"{prefix}{name}",
         "reject_drawn": lambda names, figures, prefix: [name for name in names if f"{prefix}{name}" not in figures],

@@ -26,6 +26,18 @@ def interval(number: Json | None, digits: int = 2) -> str:
     return f"{decimal(number['value'], digits)} ({decimal(number['low'], digits)} to {decimal(number['high'], digits)})"
 
 
+def signed(number: float, digits: int = 2) -> str:
+    """``+0.02`` or ``−0.02``."""
+    return f"{number:+z.{digits}f}".replace("-", "−")
+
+
+def signed_interval(number: Json, digits: int = 2) -> str:
+    """``+0.023 (+0.002 to +0.044)``."""
+    if number["low"] is None or number["high"] is None:
+        return signed(number["value"], digits)
+    return f"{signed(number['value'], digits)} ({signed(number['low'], digits)} to {signed(number['high'], digits)})"
+
+
 def percent(share: float | None) -> str:
     """``83%``."""
     return "–" if share is None else f"{100 * share:.0f}%"

@@ -13,6 +13,7 @@ from server.results.readings import comparators
 from server.results.scorer import Scorer
 from server.results.strata import strata
 from shared_model.disclosure import performance_on
+from shared_model.explanation_layout import network_modalities
 from shared_model.messages import DescribeReply
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import CategoryCounts, Moments, Performance, ScoreHistogram, ScoreSums, ThresholdCounts
@@ -76,7 +77,7 @@ def _study(protocol: StudyProtocol) -> Json:
         "synthetic": protocol.study.synthetic,
         "protocol_sha256": protocol.sha256,
         "network": protocol.network.kind,
-        "modalities": list(protocol.modalities),
+        "modalities": list(network_modalities(protocol)),
         "client_rule": federation.client_rule.kind,
         "aggregation": federation.aggregation.kind,
         "server_optimizer": federation.server_optimizer.kind,

@@ -192,8 +192,8 @@ def words(auc: Estimate | None, *, where: str, name: str, events: int) -> str:
     if auc is None:
         return f"{where} it cannot be told: too few patients of one outcome."
     if auc.low is None or auc.high is None:
-        return f"{where} the AUCs differ by {auc.value:+.3f}, but too few patients tell how sure that is."
-    span = f"{auc.value:+.3f} ({auc.low:+.3f} to {auc.high:+.3f})"
+        return f"{where} the AUCs differ by {signed(auc.value)}, but too few patients tell how sure that is."
+    span = f"{signed(auc.value)} ({signed(auc.low)} to {signed(auc.high)})"
     ranks = f"{where} the federated model ranks patients"
     sentence = {
         "better": f"{ranks} better than {than}: AUC {span}.",
@@ -209,6 +209,11 @@ def words(auc: Estimate | None, *, where: str, name: str, events: int) -> str:
             "cannot be told": " Whether joining helps is open.",
         }[verdict(auc)]
     return sentence + (f" Only {events} events." if events < _FEW_EVENTS else "")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """``+0.023`` or ``−0.023``, with a true minus sign."""
+    return f"{value:+z.{digits}f}".replace("-", "−")
 
 
 def number(estimate: Estimate | None) -> Json | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
-from server.results.paired import calls_row, number
+from server.results.paired import calls_row, number, signed
 from shared_model import metrics
 from shared_model.messages import CompareReply
 from shared_model.paired import FourFold
@@ -40,7 +40,7 @@ def _comparator(name: str, replies: Mapping[str, CompareReply], protocol: StudyP
                 "why": next((s.why.value for s in reply.suppressed if s.what == f"comparator {name}"), "no readings"),
             }
             for site, reply in replies.items()
-            if name not in found
+            if site not in found
         ],
     }
 
@@ -94,6 +94,6 @@ def _words(reading: Reading, avoided: Estimate | None) -> str:
     more = "avoids" if avoided.low > 0 else "adds" if avoided.high < 0 else "may avoid or add"
     low, high = 100 * avoided.low, 100 * avoided.high
     return (
-        f"At the comparator's own sensitivity the model {more} false positives: {100 * avoided.value:+.1f} avoided in 100 "
-        f"patients ({low:+.1f} to {high:+.1f})."
+        f"At the comparator's own sensitivity the model {more} false positives: {signed(100 * avoided.value, 1)} avoided in "
+        f"100 patients ({signed(low, 1)} to {signed(high, 1)})."
     )

@@ -15,6 +15,7 @@ from client.tasks.kept_scores import keep_scores
 from client.worker import Worker
 from server.comparing import admit_comparison
 from server.journal import Journal
+from server.results.readings import comparators
 from server.study import conduct
 from shared_model import messages
 from shared_model.disclosure import Why
@@ -82,6 +83,16 @@ def test_models_and_reader_are_compared_on_the_same_patients(tmp_path: Path) -> 
         Message(reply), request=CompareRequest(task(settings), "federated", models), protocol=settings, patients=PATIENTS
     )
     assert admitted == reply
+
+
+def test_only_sites_without_readings_are_said_to_have_none(tmp_path: Path) -> None:
+    site, settings = worker(tmp_path, unread=10), with_reader()
+    scores = keep(tmp_path, "main", np.arange(PATIENTS), draw(cohort().tensors.label.numpy(), 1))
+    reply = ask(site, CompareRequest(task(settings), "federated", {"federated": (scores,)}))
+    assert isinstance(reply, CompareReply)
+    found = comparators({"a": reply, "b": replace(reply, site="b", readings={})}, settings)["reader"]
+    assert list(found["sites"]) == ["a"]
+    assert found["without"] == [{"site": "b", "why": "no readings"}]
 
 
 def test_folds_are_put_together_and_ranked_apart(tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def test_a_run_without_explanations_has_no_block_and_no_section() -> None:
 def test_the_page_tells_what_failed_and_what_was_kept_back() -> None:
     page = report.render(document())
     assert 'id="explanation"' in page
-    assert "<strong>failed</strong>" in page
+    assert ">failed <small" in page
+    assert "explanation_by_site.csv" in page
     assert "Kept back by sites" in page
     assert "more than 72% within 2.5 mm" in page
 

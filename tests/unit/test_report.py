@@ -14,6 +14,7 @@ from server.report import draw_figures, render, wording
 from server.report.prose.checklists import checklists
 from server.report.prose.limits import limits
 from server.report.prose.methods import methods
+from server.report.prose.model_card import model_card
 from server.results import assemble, write_results
 from shared_model.messages import EvaluateReply
 from shared_model.protocol import ClientRule, Evaluation, Federation, Network, Training
@@ -243,6 +244,14 @@ def test_methods_follow_the_protocol(document):
     ):
         assert words in changed and words not in text.replace("a logistic regression", "")
     assert "ultrasound picture" not in changed
+
+
+def test_methods_and_card_name_only_what_a_network_of_pictures_sees(document):
+    protocol = PROTOCOL.model_copy(update={"network": Network(kind="image_only")})
+    seen = {**document, "protocol": protocol.model_dump(mode="json")}
+    text = " ".join(part.text for part in (*methods(seen), *model_card(seen)))
+    assert "ultrasound picture" in text and "Output: the probability" in text
+    assert "entered the model" not in text and "tumour size" not in text and "Numeric variables" not in text
 
 
 def test_checklists_are_whole_and_open_where_nobody_knows(document, page):

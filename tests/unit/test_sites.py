@@ -356,3 +356,23 @@ def test_a_node_is_the_site_whose_key_it_has_whatever_it_says():
     assert roster.connect(["north", "south", "west"], timeout_s=0.3) == ("north",)
     assert [text for text in roster.warnings if "11" in text and "'south'" in text and "'north'" in text]
     assert [text for text in roster.warnings if "12" in text and "None" in text]
+
+
+def test_a_site_that_need_not_be_waited_for_is_late_before_the_deadline_and_no_reply_is_lost_to_it():
+    _, roster = roster_of(mute=Node("mute", silence), north=Node("north", echo, delay_s=0.3))
+    requests = {site: Envelope(b"") for site in ("mute", "north")}
+    answered = []
+
+    def give_up(site, waited_s):
+        return site == "mute" and "north" in answered and waited_s > 0.1
+
+    for answer in roster.ask(requests, deadline_s=60.0, give_up=give_up):
+        answered.append(answer.site)
+        if answer.site == "mute":
+            assert (answer.code, answer.envelope) == (FailureCode.DEADLINE, None)
+            assert 0.3 <= answer.seconds < 30.0
+    assert answered == ["north", "mute"]
+    # A reply that is there when its site would be given up counts.
+    _, roster = roster_of(north=Node("north", echo))
+    [answer] = roster.ask({"north": Envelope(b"")}, deadline_s=60.0, give_up=lambda site, waited_s: True)
+    assert answer.code is None

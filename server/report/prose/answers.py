@@ -10,6 +10,7 @@ from server.report.tables.cohort import MUCH
 from server.report.wording import ADVISED_PER_CLASS, count, decimal, interval, listing, percent, ranges
 
 Json = dict[str, Any]
+WIDE = 0.2  # of an AUC's interval: beyond it the number tells little by itself
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,10 @@ def value_of(number: Any) -> float | None:
 
 
 def _trust(document: Json) -> str:
-    few, fair, without = [], [], []
+    few: list[str] = []
+    fair: list[str] = []
+    wide: list[str] = []
+    without: list[str] = []
     for name, site in document["sites"].items():
         size = site["sample_size"]
         if site["metrics"]["auc"] is None:
@@ -256,9 +260,10 @@ def _trust(document: Json) -> str:
             few.append(f"{name} ({size['events']} of {size['events'] + size['nonevents']})")
         else:
             width = site["metrics"]["auc"]["high"] - site["metrics"]["auc"]["low"]
-            fair.append(f"{name} (interval {decimal(width)} wide)")
+            (wide if width > WIDE else fair).append(f"{name} (interval {decimal(width)} wide)")
     return _sentences(
         f"With its interval, yes at {listing(fair)}" if fair else "",
+        f"Only as a range at {listing(wide)}" if wide else "",
         f"Hardly at {listing(few)}: fewer than {FEW} test patients of a class" if few else "",
         f"There is none at {listing(without)}" if without else "",
     )

@@ -81,13 +81,17 @@ def _agreement(explained: Json) -> list[str]:
     if differing:
         shown = listing([f"{name} {percent(value)}" for name, value in differing.items()])
         said.append(f"Share of the differences in modality shares between sites that chance does not explain (I²): {shown}.")
-    said += [_drift(explained["drift"])] if explained["drift"] else []
+    drift = [step for step in explained["drift"] if step["rank_correlation"] is not None]
+    said += [_drift(drift)] if drift else []
     for other in explained["compared"]:
         name = f"the model of {other['site']} alone" if other["kind"] == "local" else _ARMS[other["kind"]]
-        differ = other["largest_difference_of_share"]
-        words = f"Against {name}: rank correlation {decimal(other['rank_correlation'])} of the variables"
-        said.append(f"{words}, modality shares within {percent(differ)}." if differ is not None else f"{words}.")
-    return said or ["Nothing to compare with."]
+        ranks, differ = other["rank_correlation"], other["largest_difference_of_share"]
+        alike = [f"rank correlation {decimal(ranks)} of the variables"] if ranks is not None else []
+        alike += (
+            [f"modality shares within {percent(differ)}"] if differ is not None and len(explained["modality_share"]) > 1 else []
+        )
+        said += [f"Against {name}: {', '.join(alike)}."] if alike else []
+    return said
 
 
 def _drift(drift: list[Json]) -> str:

@@ -36,7 +36,8 @@ def _model(document: Json) -> Part:
 
 
 def _inputs(protocol: Json) -> str:
-    variables = [name.replace("_", " ") for name in protocol["variables"]]
+    seen = () if protocol["network"]["kind"] == "image_only" else protocol["variables"]
+    variables = [name.replace("_", " ") for name in seen]
     views = [f"{name.replace('_', ' ')} picture" for name in (protocol["images"] or {"views": {}})["views"]]
     return listing(variables + views) + "; any of them may be missing"
 

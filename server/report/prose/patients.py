@@ -5,6 +5,7 @@ from typing import Any
 
 from server.report.prose.part import Part, part
 from server.report.wording import count, listing, percent
+from shared_model.explanation_layout import network_modalities, network_variables
 from shared_model.protocol import Images, StudyProtocol
 from shared_model.variables import Variable
 
@@ -67,7 +68,7 @@ def predictors(protocol: StudyProtocol, document: Json) -> Part:
 
 
 def _variables(protocol: StudyProtocol) -> str | None:
-    if not protocol.variables:
+    if not network_variables(protocol):
         return None
     groups = [
         f"{group}: " + ", ".join(_named(name, v) for name, v in protocol.variables.items() if v.group == group)
@@ -86,7 +87,7 @@ def _named(name: str, variable: Variable) -> str:
 
 
 def _scaling(protocol: StudyProtocol) -> Iterator[str]:
-    if not protocol.variables:
+    if not network_variables(protocol):
         return
     ranged = [name for name, variable in protocol.variables.items() if variable.range]
     if ranged:
@@ -111,7 +112,6 @@ def _pictures(images: Images) -> Iterator[str]:
 
 def missing(protocol: StudyProtocol, document: Json) -> Part:
     """How missing values are handled, and how many there are."""
-    tables = bool(protocol.variables) and protocol.network.kind != "image_only"
     attention = protocol.network.kind != "logistic"
     dropout = protocol.network.modality_dropout
     return part(
@@ -121,9 +121,9 @@ def missing(protocol: StudyProtocol, document: Json) -> Part:
         else "A missing numeric value was replaced by the mean of the training patients and a missing category by its shares "
         "among them.",
         f"In training a patient's modality was hidden at random with probability {dropout:g}."
-        if attention and dropout and len(protocol.modalities) > 1
+        if attention and dropout and len(network_modalities(protocol)) > 1
         else None,
-        _most_missing(document) if tables else None,
+        _most_missing(document) if network_variables(protocol) else None,
     )
 
 

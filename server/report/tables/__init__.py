@@ -2,14 +2,27 @@
 
 from typing import Any
 
-from server.report.tables import between, cohort, comparison, course, groups, performance, privacy
+from server.report.tables import (
+    arms,
+    between,
+    cohort,
+    comparison,
+    course,
+    explained,
+    groups,
+    left_out,
+    performance,
+    privacy,
+    readings,
+    samples,
+)
 from server.report.tables.model import Table
 
 Json = dict[str, Any]
 
 __all__ = ["FAMILIES", "Table", "build_tables"]
 
-FAMILIES = (cohort, performance, between, groups, comparison, course, privacy)
+FAMILIES = (cohort, performance, between, groups, left_out, arms, comparison, readings, samples, explained, course, privacy)
 
 
 def build_tables(document: Json) -> dict[str, Table]:

@@ -10,6 +10,7 @@ from server.report import wording
 
 Json = dict[str, Any]
 Value = str | int | float | None
+_SUFFIXES = ("", "_low", "_high", "_events", "_difference", "_difference_low", "_difference_high", "_note")
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,7 @@ class Table:
     def csv(self) -> str:
         """The table as CSV: numbers in full, empty cells where there is none, the reason in ``<key>_note``."""
         records = [self._record(row) for row in self.rows]
-        order = {
-            column.key + suffix: None for column in self.columns for suffix in ("", "_low", "_high", "_events", "_note")
-        } | {"note": None}
+        order = {column.key + suffix: None for column in self.columns for suffix in _SUFFIXES} | {"note": None}
         names = [name for name in order if any(name in record for record in records)]
         text = io.StringIO()
         writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
@@ -134,6 +133,15 @@ def estimate(known: Json | None, digits: int = 2, *, why: str = "", percent: boo
         text = wording.decimal(known["value"], digits)
         small = "" if low is None or high is None else f"{wording.decimal(low, digits)} to {wording.decimal(high, digits)}"
     return Cell(text, small, values)
+
+
+def difference(known: Json | None, digits: int = 2) -> Cell:
+    """A difference with its sign, and its interval below it."""
+    if known is None:
+        return absent("")
+    low, high = known["low"], known["high"]
+    small = "no interval" if low is None else f"{wording.signed(low, digits)} to {wording.signed(high, digits)}"
+    return Cell(wording.signed(known["value"], digits), small, {"": known["value"], "_low": low, "_high": high})
 
 
 def table(name: str, caption: str, of: Sequence[Column], rows: Sequence[Row], **more: Any) -> Table | None:
