@@ -84,7 +84,11 @@ def read_index(
         warnings.simplefilter("ignore")  # pydicom warns of odd values, and quotes them
         for done, (path, start) in enumerate(_starts(files), 1):
             on_progress("reading DICOM headers", done, len(files))
-            result = start if isinstance(start, str) else _object(path, start, tags, classes, patient_tag, view_tags)
+            result = (
+                start
+                if isinstance(start, str)
+                else _object(path, start, tags, classes=classes, patient_tag=patient_tag, view_tags=view_tags)
+            )
             if isinstance(result, str):
                 skipped[result] += 1
             elif result.uid in objects:
@@ -139,6 +143,7 @@ def _object(
     path: Path,
     start: bytes,
     tags: Sequence[str],
+    *,
     classes: frozenset[str],
     patient_tag: str | None,
     view_tags: Sequence[str],
