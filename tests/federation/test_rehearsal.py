@@ -27,7 +27,7 @@ from shared_model import flower_home
 from shared_model.errors import FailureCode
 from shared_model.protocol import read_protocol
 from tests import namespaces
-from tests.deployed import CENTER, SITE, environment, wait_for
+from tests.deployed import CENTER, SITE, environment, wait_for, without_proxies
 from tests.hostile_app.site import GOT_NOTHING
 from tests.namespaces import ELSEWHERE, Networks, networks
 from tests.tables import write_sites, write_study
@@ -145,7 +145,7 @@ class Rehearsal:
 def plain() -> dict[str, str]:
     """The environment of everybody: Flower's commands in reach, nothing of root's."""
     scripts = str(Path(sys.executable).parent)
-    here = environment() | flower_home.QUIET | {"PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"}
+    here = without_proxies(environment()) | flower_home.QUIET | {"PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"}
     return here | {"PATH": os.pathsep.join([scripts, here["PATH"]])}
 
 
