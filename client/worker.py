@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from client.cohort import StudyPatients, designed, load_cohort, pool
-from client.cohort.pseudonyms import site_pseudonyms
+from client.cohort.pseudonyms import unkeyed
 from client.explaining.budget import charge_explanation
 from client.governance import disclosure
 from client.governance.approval import Approvals
@@ -37,6 +37,7 @@ from client.tasks.private_round import PrivateRound, train_within_budget, with_p
 from client.tasks.train import train
 from client.tasks.workbench import Workbench
 from shared_model import messages
+from shared_model.crashpoints import crashpoint
 from shared_model.errors import CohortError, ConfigurationError, FailureCode, MessageError, RefusedError
 from shared_model.messages import (
     AnyRecord,
@@ -107,7 +108,9 @@ class Worker:
                 request = asked(message.record)
             finally:
                 self._witness.received(envelope, request)
+            crashpoint("worker.received")
             protocol = self._gate.admit(request, envelope)
+            crashpoint("worker.admitted")
             if isinstance(request, SecureSumRequest):
                 answer = self._masked.assist(request, started)
             else:
@@ -115,8 +118,11 @@ class Worker:
                 self._gate.admit_cohort(self.cohort(protocol), protocol)
                 bench = self.bench(protocol, seed=request.task.seed)
                 answer = self._carry_out(request, message.vectors, bench, started)
+            crashpoint("worker.computed")
             released = disclosure.release(answer, rule=self.policy.rule, secure_sum=protocol.privacy.secure_sum)
-            return self._witness.sealed(released, request)
+            sealed = self._witness.sealed(released, request)
+            crashpoint("worker.sealed")
+            return sealed
         except RefusedError as error:
             code, cause = error.code, error.detail
         except MessageError as error:
@@ -126,7 +132,8 @@ class Worker:
         except (MemoryError, torch.OutOfMemoryError) as error:
             code, cause = FailureCode.OUT_OF_MEMORY, type(error).__name__
         except Exception as error:
-            code, cause = FailureCode.INTERNAL, _trace(error)
+            code = FailureCode.OUT_OF_MEMORY if _found_no_memory(error) else FailureCode.INTERNAL
+            cause = _trace(error)
         log.warning("site %s: %s: %s", self.name, code.value, cause)
         attempt = request.task.attempt if request else ""
         return self._refusal(Failure(self.name, attempt, code, seconds=perf_counter() - started), request)
@@ -281,6 +288,11 @@ def _trace(error: Exception) -> str:
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
+def _found_no_memory(error: Exception) -> bool:
+    """Whether torch could not allocate on the CPU, for which it has no exception of its own."""
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def _read(protocol: StudyProtocol) -> tuple[object, ...]:
     """The parts of a protocol that decide what is read of a site's files."""
     return protocol.variables, protocol.images, protocol.comparators
@@ -304,8 +316,7 @@ def open_site(config_path: Path, *, state: Path, threads: int | None = None) -> 
         if key not in kept:
             cohort = load_cohort(config, protocol, where=config_path)
             kept.clear()
-            pseudonyms = site_pseudonyms(config.site.name)
-            members = frozenset(map(pseudonyms.of, cohort.patients))
+            members = frozenset(map(unkeyed, cohort.patients))
             kept[key] = StudyPatients(cohort.tensors, cohort.parts, cohort.flow, cohort.order, cohort.ratings, members)
         return designed(kept[key], protocol, site=config.site.name)
 

@@ -4,6 +4,7 @@ A secure sum adds one vector of integers from each site. Here a training update,
 become such a vector, and the sum of such vectors becomes an update and summaries again.
 """
 
+import hashlib
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -106,6 +107,13 @@ def request_digest(request: TrainRequest | EvaluateRequest, vectors: Mapping[str
     }
     content = {name: np.ascontiguousarray(vector, "<f4").tobytes() for name, vector in vectors.items()}
     return session_digest(request.masking, statement, content)
+
+
+def subject(request: TrainRequest | EvaluateRequest, vectors: Mapping[str, Vector]) -> str:
+    """What is asked, by which protocol and of which model, whatever the round or run: a site's numbers are alike."""
+    model = np.ascontiguousarray(vectors["weights"], "<f4").tobytes() if "weights" in vectors else b""
+    content = request.task.protocol_json.encode() + b"\0" + model
+    return f"{request.kind}/{hashlib.sha256(content).hexdigest()}"
 
 
 def training_layout(protocol: StudyProtocol, *, size: int, sites: int) -> Layout:

@@ -13,11 +13,12 @@ NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "
 LENGTH = 257
 
 
-def hospital(name: str, folder: Path, *, minimum: int = 3, roster: Path | None = None) -> SecureSums:
+def hospital(name: str, folder: Path, *, minimum: int = 3, roster: Path | None = None, run: str = "run") -> SecureSums:
     return SecureSums(
         site=name,
-        run="run",
-        folder=folder / name,
+        run=run,
+        folder=folder / run / name,
+        lasting=folder / f"site.{name}",
         identity=Identity.at(folder / f"{name}.key", create=True),
         acquaintances=Acquaintances(listed=roster, met=folder / f"{name}.met.json"),
         minimum_sites=minimum,
@@ -27,9 +28,9 @@ def hospital(name: str, folder: Path, *, minimum: int = 3, roster: Path | None =
 class Ward:
     """Some hospitals, their numbers, and a center that may be told to lie."""
 
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(self, folder: Path, count: int, *, run: str = "run") -> None:
         folder.mkdir(exist_ok=True)
-        self.sites = {name: hospital(name, folder) for name in sorted(NAMES[:count])}
+        self.sites = {name: hospital(name, folder, run=run) for name in sorted(NAMES[:count])}
         generator = np.random.default_rng(count)
         self.numbers = {name: generator.integers(0, 2**64, LENGTH, np.uint64) for name in self.sites}
         self.offers = {name: site.advertise() for name, site in self.sites.items()}
@@ -38,18 +39,24 @@ class Ward:
     def session(self, attempt: int = 1, names: tuple[str, ...] | None = None) -> MaskingSession:
         return MaskingSession(attempt, tuple(self.offers[name] for name in sorted(names or self.sites)))
 
-    def upload(self, name: str, session: MaskingSession, step: str = "train/1") -> tuple[np.ndarray, MaskedShares]:
+    def upload(
+        self, name: str, session: MaskingSession, step: str = "train/1", subject: str | None = None
+    ) -> tuple[np.ndarray, MaskedShares]:
         words = self.numbers[name].copy()
-        masks = self.sites[name].mask(words, session=session, digest=digest(session), step=step)
+        masks = self.sites[name].mask(
+            words, session=session, digest=digest(session), step=step, subject=subject or f"model of {step}"
+        )
         self.offers[name] = masks.following
         self.upload_of[name] = words
         return words, masks
 
-    def collect(self, alive: tuple[str, ...], session: MaskingSession | None = None, step: str = "train/1") -> MaskedSum:
+    def collect(
+        self, alive: tuple[str, ...], session: MaskingSession | None = None, step: str = "train/1", subject: str | None = None
+    ) -> MaskedSum:
         session = session or self.session()
         masked = MaskedSum(session, digest(session), LENGTH)
         for name in alive:
-            masked.add(name, *self.upload(name, session, step))
+            masked.add(name, *self.upload(name, session, step, subject))
         return masked
 
     def confirm(self, masked: MaskedSum, helpers: tuple[str, ...]) -> None:

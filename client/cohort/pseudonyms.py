@@ -39,6 +39,15 @@ def site_pseudonyms(site: str) -> Pseudonyms:
         return Pseudonyms(secrets.token_bytes(_BYTES))
 
 
+def unkeyed(identifier: str) -> str:
+    """A hash of a patient's ``identifier`` that is the same whatever secrets are lost; to be held in memory, never written.
+
+    What is written of it is hashed again with a key that lies in the same file: who counts as the same patient there depends on
+    that file alone, and on no cache.
+    """
+    return hashlib.sha256(identifier.encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def concealed(findings: Findings, pseudonyms: Pseudonyms) -> Findings:
     """``findings`` to be written down: names of files, and cells that no code explains, as pseudonyms. Counts stay."""
     return replace(

@@ -75,7 +75,8 @@ class StudyPatients:
         flow: what may leave the site.
         order: int64 ``[P]``, the patients in the site's own random order.
         ratings: float64 ``[P]`` for each comparator of the protocol: a number, or the place of a category; NaN where missing.
-        members: pseudonyms of the patients, by which two exports can be compared; empty where there is nothing to compare.
+        members: hashes of the patients' identifiers, by which two exports can be compared; empty where there is nothing to
+            compare. They hang on no secret that could be lost, so whoever writes them down hashes them with a key kept beside.
     """
 
     tensors: CohortTensors

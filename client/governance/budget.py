@@ -3,6 +3,7 @@
 One SQLite file with full sync. A round is charged in the transaction that also promises its reply to the outbox, before
 anything leaves, so that the ledger never shows less than what left. What counts against the limit are all charges whose
 patients are not provably others: of a set of patients that shares nobody with those of today, charges are those of others.
+Who is whom is told by keyed hashes; the key lies in the file itself, so that neither can be lost without the other.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from shared_model.protocol_privacy import AccountantName, DifferentialPrivacy
 
 FILE = "budget.sqlite"
 _DIGEST = 16
+_VERSION = 1  # before, patients were named by pseudonyms under a key that lay in the cache
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS secret (id INTEGER PRIMARY KEY CHECK (id = 1), key BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS patients (fingerprint TEXT PRIMARY KEY, members BLOB NOT NULL, at TEXT NOT NULL);
@@ -83,13 +85,14 @@ class Ledger:
                 database.execute(statement)
             database.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (secrets.token_bytes(32),))
             [self._key] = database.execute("SELECT key FROM secret").fetchone()
+            self._forget_names_of_before(database)
         self.path.chmod(0o600)
 
     # Before a round
 
     def noise(self, protocol: StudyProtocol, *, run: str, planned: Mechanism, patients: Collection[str]) -> float:
         """The noise multiplier of every round of ``run``: fixed at its first, from the limit, the delta and the rounds that the
-        protocol plans. ``planned`` is one round, its noise not yet known; ``patients`` are pseudonyms of the cohort.
+        protocol plans. ``planned`` is one round, its noise not yet known; ``patients`` names each of the cohort, always alike.
 
         Raises:
             RefusedError: ``BUDGET_EXCEEDED`` if no useful noise keeps the planned rounds within the budget.
@@ -220,6 +223,14 @@ class Ledger:
         return hmac.new(self._key, patient.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[: 2 * _DIGEST]
 
     # Within
+
+    @staticmethod
+    def _forget_names_of_before(database: sqlite3.Connection) -> None:
+        """Sets of patients named in an older way cannot be compared with those of today: from now on they may be anybody."""
+        [version] = database.execute("PRAGMA user_version").fetchone()
+        if version < _VERSION:
+            database.execute("UPDATE patients SET members = X''")
+            database.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _require(
         self,

@@ -77,8 +77,8 @@ class Gate:
             self._admitted[1].add(protocol.sha256)
 
     def admit_training(self, patients: int, protocol: StudyProtocol) -> None:
-        """Make sure that an update is no gradient of a few patients, from which their values follow: enough of them train, and
-        few of them more than a single time. Noise of differential privacy protects them otherwise.
+        """Make sure that an update is no gradient of a few patients, from which their values follow: enough of them take part,
+        or each of them several times. Noise of differential privacy protects them otherwise.
 
         Raises:
             RefusedError: ``TOO_FEW_PATIENTS``.
@@ -87,11 +87,12 @@ class Gate:
             return
         training, fewest = protocol.training, self.policy.minimum_gradient
         steps = steps_per_round(training, patients=patients)
+        taking_part = min(patients, steps * training.batch_size)
         once = training.optimizer == "sgd" and (training.epochs == 1 or steps * training.batch_size <= patients)
         if patients < self.policy.minimum_cell:
             raise RefusedError(FailureCode.TOO_FEW_PATIENTS, f"{patients} patients to train on")
-        if patients < fewest and (steps == 1 or once):
-            found = f"{steps} steps over {patients} patients are hardly more than their gradient"
+        if taking_part < fewest and (steps == 1 or once or taking_part < patients):
+            found = f"{steps} steps over {taking_part} of {patients} patients are hardly more than their gradient"
             raise RefusedError(FailureCode.TOO_FEW_PATIENTS, f"{found}; policy.minimum_gradient is {fewest}")
 
     def _approval(self, protocol: StudyProtocol) -> Approval:

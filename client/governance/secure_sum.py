@@ -1,7 +1,8 @@
 """A site's half of secure sums: masking its numbers, and helping to take off masks without laying any one site open.
 
 What a site must not do is fixed by what is on its disk before an answer leaves, so that a restart changes nothing:
-keys are used for one sum; of one sum, and of one round, only one set of survivors is ever unmasked; of each site either the
+keys are used for one sum; of one sum, of one round, and of one model in whatever round or run, only one set of survivors is
+ever unmasked, for the difference of two sums is that of the sites in which they differ; of each site either the
 own mask's share is released (its numbers count) or those of its pair masks (they do not), never both, for a request names
 the survivors only and all others are the ones that went away.
 """
@@ -10,7 +11,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from shared_model.secure_records import (
     survivors_statement,
 )
 
-OFFER, SESSION, RELEASED = "offer.json", "session.json", "released.json"
+OFFER, SESSION, RELEASED, SUMMED = "offer.json", "session.json", "released.json", "summed.json"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Offer:
 @dataclass(frozen=True)
 class Session:
     """What is kept of a sum between its legs: no seed of this site, only its own shares of them, and the private key that
-    opens the letters of the others. ``step`` is the round that is summed. ``survivors`` is set once and never changed."""
+    opens the letters of the others. ``step`` is the round that is summed, ``subject`` what is summed in whatever round: what is
+    asked and of which model. ``survivors`` is set once and never changed."""
 
     digest: str
     step: str
@@ -56,6 +58,7 @@ class Session:
     sealing: str
     shares: str
     survivors: tuple[str, ...] | None = None
+    subject: str = ""
 
 
 _OFFER: TypeAdapter[Offer] = TypeAdapter(Offer)
@@ -64,12 +67,13 @@ _SESSION: TypeAdapter[Session] = TypeAdapter(Session)
 
 @dataclass(frozen=True)
 class SecureSums:
-    """The secure sums of one run at one site. ``folder`` holds what must survive a restart, ``minimum_sites`` is the fewest
-    that the site lets itself be summed with, itself included."""
+    """The secure sums of one run at one site. ``folder`` holds what must survive a restart, ``lasting`` what must survive the
+    run, and ``minimum_sites`` is the fewest that the site lets itself be summed with, itself included."""
 
     site: str
     run: str
     folder: Path
+    lasting: Path
     identity: Identity
     acquaintances: Acquaintances
     minimum_sites: int
@@ -114,9 +118,9 @@ class SecureSums:
         self.acquaintances.require({site.site: site.identity for site in session.roster})
         return offer
 
-    def mask(self, words: Words, *, session: MaskingSession, digest: str, step: str) -> MaskedShares:
+    def mask(self, words: Words, *, session: MaskingSession, digest: str, step: str, subject: str) -> MaskedShares:
         """Mask ``words`` in place and return what goes with them. ``digest`` is ``session_digest`` of all that was asked,
-        ``step`` names the round.
+        ``step`` names the round, ``subject`` what would be the same numbers in another round or run.
 
         Raises:
             RefusedError: as ``admit``.
@@ -139,7 +143,7 @@ class SecureSums:
         needed = masking.threshold(len(sites))
         split = {site: masking.split(seeds[site], shares=len(sites), needed=needed) for site in sites}
         letters = [b"".join(split[site][recipient] for site in sites) for recipient in range(len(sites))]
-        kept = Session(digest, step, session.roster, offer.sealing, letters[me].hex())
+        kept = Session(digest, step, session.roster, offer.sealing, letters[me].hex(), subject=subject)
         sealed = {
             other.site: masking.seal(
                 _letter_key(kept, other, sender=self.site, recipient=other.site),
@@ -182,9 +186,11 @@ class SecureSums:
             RefusedError: ``SECURE_SUM_REFUSED``.
         """
         session = self._settle(digest, survivors, confirmations=confirmations)
-        released = self._released()
+        released, summed = self._opened(self.folder / RELEASED), self._opened(self.lasting / SUMMED)
         if released.setdefault(session.step, list(survivors)) != list(survivors):
             raise _refused("this round was unmasked before, for other survivors: the difference would be of single sites")
+        if summed.setdefault(session.subject or digest, list(survivors)) != list(survivors):
+            raise _refused("this model was summed before, over other sites: the difference would be of single sites")
         sites = tuple(site.site for site in session.roster)
         if set(sealed) != set(survivors) - {self.site}:
             raise _refused("letters of other sites than the survivors")
@@ -197,6 +203,7 @@ class SecureSums:
         if any(len(letter) != len(sites) * SHARE_BYTES for letter in shares.values()):
             raise _refused("a letter of the wrong length")
         away = [site for site in sites if site not in survivors]
+        self._keep(self.lasting / SUMMED, json.dumps(summed).encode())
         self._write(RELEASED, json.dumps(released).encode())
         return ReleasedShares(
             session=digest,
@@ -230,12 +237,12 @@ class SecureSums:
             ]
             if len(valid) < needed:
                 raise _refused(f"the survivors are confirmed by {len(valid)} sites, {needed} are needed")
-        settled = Session(session.digest, session.step, session.roster, session.sealing, session.shares, survivors)
+        settled = replace(session, survivors=survivors)
         self._write(SESSION, _SESSION.dump_json(settled))
         return settled
 
-    def _released(self) -> dict[str, list[str]]:
-        path = self.folder / RELEASED
+    @staticmethod
+    def _opened(path: Path) -> dict[str, list[str]]:
         return dict(json.loads(path.read_bytes())) if path.exists() else {}
 
     def _read(self, name: str, adapter: TypeAdapter[Any]) -> Any:
@@ -243,8 +250,12 @@ class SecureSums:
         return adapter.validate_json(path.read_bytes()) if path.exists() else None
 
     def _write(self, name: str, content: bytes) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_durably(self.folder / name, content, mode=0o600)
+        self._keep(self.folder / name, content)
+
+    @staticmethod
+    def _keep(path: Path, content: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_durably(path, content, mode=0o600)
 
 
 def _signed(unsigned: Advertisement, identity: Identity) -> Advertisement:

@@ -14,6 +14,7 @@ from client.governance.identity import Acquaintances, Identity, read_roster
 from client.governance.secure_sum import SecureSums
 from client.site_config import Identity as NamedFiles
 from client.site_config import Policy
+from client.state import lasting
 from client.tasks.evaluate import Parts
 from client.tasks.train import Trained
 from shared_model import secure_layout
@@ -108,6 +109,7 @@ class MaskedReplies:
             site=self._name,
             run=run,
             folder=self._state / run / self._name / "secure_sum",
+            lasting=lasting(self._state, self._name),
             identity=Identity.at(own / self._name, create=True) if key is None else Identity.at(key),
             acquaintances=Acquaintances(listed=self._files.roster, met=own / f"{self._name}.met.json"),
             minimum_sites=self._policy.minimum_summed_sites,
@@ -190,7 +192,8 @@ class MaskedReplies:
         assert request.masking is not None
         digest = secure_layout.request_digest(request, asked.vectors)
         step = f"{request.kind}/{request.task.round}"
-        return self.sums(request.task.run).mask(words, session=request.masking, digest=digest, step=step)
+        subject = secure_layout.subject(request, asked.vectors)
+        return self.sums(request.task.run).mask(words, session=request.masking, digest=digest, step=step, subject=subject)
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def _sensible(delta: float, patients: int) -> None:
 
 def _identity(request: TrainRequest, vectors: Mapping[str, Vector]) -> str:
     """SHA-256 of what is asked, whichever sending of the request it is, and under whatever masks the answer goes."""
-    anonymous = replace(request, task=replace(request.task, attempt=""), masking=None)
+    anonymous = replace(request, task=replace(request.task, attempt="", heads=()), masking=None)
     envelope = encode(Message(anonymous, vectors))
     return hashlib.sha256(envelope.header + b"\0" + envelope.payload).hexdigest()
 

@@ -187,12 +187,13 @@ def test_a_site_that_forgot_would_give_away_both_kinds_of_shares(tmp_path, monke
     write, written = SecureSums._write, set()
 
     def forgetful(self: SecureSums, name: str, content: bytes) -> None:
-        if (name == SESSION and self.site in written) or name == secure_sum.RELEASED:
+        if name == SESSION and self.site in written:
             return
         written.add(self.site if name == SESSION else "")
         write(self, name, content)
 
     monkeypatch.setattr(SecureSums, "_write", forgetful)
+    monkeypatch.setattr(SecureSums, "_opened", staticmethod(lambda path: {}))
     first, second = ask_twice(tmp_path, restart=True)
     assert VICTIM in first.own
     assert all(VICTIM in pairs for pairs in second.pairs.values())
@@ -248,32 +249,66 @@ def test_an_unmasking_of_another_or_an_older_sum_is_refused(tmp_path):
         ward.sites["alpha"].release(new.digest, names, sealed=crossed, confirmations={})
 
 
-# ---- two rosters: the same round again without the victim, and the difference of both sums
+# ---- two rosters: the same sum again without the victim, in the same round, a later one or another run; and the difference
 
 
-def two_rosters(tmp_path: Path) -> bool:
+AGAIN = {
+    "the same round": {"step": "train/1"},
+    "the next round, with the model of this one": {"step": "train/2"},
+    "another run of the protocol": {"step": "train/1", "run": "another"},
+}
+
+
+def two_rosters(tmp_path: Path, *, step: str, run: str = "run", gone: bool = False, subject: str = "model of train/1") -> bool:
+    """Whether the center learns the victim's numbers; the second time it leaves it out of the roster, or says it is gone."""
     ward = Ward(tmp_path, 5)
     names = tuple(ward.sites)
     others = tuple(name for name in names if name != VICTIM)
     sums = []
-    for attempt, roster in enumerate((names, others), 1):
-        masked = ward.collect(roster, ward.session(attempt, roster))
+    for attempt, survivors in enumerate((names, others), 1):
+        if attempt == 2 and run != "run":
+            ward = Ward(tmp_path, 5, run=run)
+        roster = names if gone else survivors
+        of = {"step": step, "subject": subject} if attempt == 2 else {}
+        masked = ward.collect(survivors, ward.session(attempt, roster), **of)
         try:
-            for name in roster:
+            if survivors != roster:
+                ward.confirm(masked, survivors)
+            for name in survivors:
                 ward.release(masked, name)
-        except RefusedError:
+        except RefusedError as error:
+            assert "unmasked before" in str(error) or "summed before" in str(error)
             return False
         sums.append(masked.open())
     return np.array_equal(np.subtract(sums[0], sums[1]), ward.numbers[VICTIM])
 
 
-def test_a_round_is_not_unmasked_again_without_one_site(tmp_path):
-    assert not two_rosters(tmp_path)
+@pytest.mark.parametrize("gone", [False, True], ids=["another roster", "said to be gone"])
+@pytest.mark.parametrize("again", AGAIN.values(), ids=AGAIN)
+def test_the_same_is_not_summed_again_without_one_site(tmp_path, again, gone):
+    assert not two_rosters(tmp_path, **again, gone=gone)
 
 
-def test_a_site_that_does_not_remember_rounds_would_lay_another_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(SecureSums, "_released", lambda self: {})
-    assert two_rosters(tmp_path)
+@pytest.mark.parametrize("gone", [False, True], ids=["another roster", "said to be gone"])
+@pytest.mark.parametrize("again", AGAIN.values(), ids=AGAIN)
+def test_sites_that_do_not_remember_sums_would_lay_another_open(tmp_path, monkeypatch, again, gone):
+    monkeypatch.setattr(SecureSums, "_opened", staticmethod(lambda path: {}))
+    assert two_rosters(tmp_path, **again, gone=gone)
+
+
+def test_the_memory_of_rounds_alone_would_not_do(tmp_path):
+    """Planted: every sum counts as one of another model."""
+    assert two_rosters(tmp_path, step="train/2", subject="another model")
+
+
+def test_a_site_that_comes_back_is_summed_again_with_the_next_model(tmp_path):
+    ward = Ward(tmp_path, 5)
+    names = tuple(ward.sites)
+    for round_, roster in enumerate((names, names[:4], names), 1):
+        masked = ward.collect(roster, ward.session(round_, roster), f"train/{round_}", f"model {round_}")
+        for name in roster:
+            ward.release(masked, name)
+        assert masked.open().tobytes() == ward.total(roster).tobytes()
 
 
 # ---- keys
@@ -372,7 +407,7 @@ def two_models(tmp_path: Path) -> bool:
     for name in ward.sites:
         words = ward.numbers[name].copy()
         model = b"alive" if name == VICTIM else b"dead"
-        masks = ward.sites[name].mask(words, session=session, digest=digest(session, model), step="train/1")
+        masks = ward.sites[name].mask(words, session=session, digest=digest(session, model), step="train/1", subject="a model")
         masked.total += words
         masked.masks[name] = masks
     try:

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from server.journal import FILE, Journal
+from tests.faults.rows import Fault, Told, parametrized
 from tests.tables import write_sites, write_study
 
 pytestmark = pytest.mark.faults
@@ -67,7 +68,12 @@ def outcome(out: Path) -> tuple[dict[str, bytes], dict[str, object], list[int]]:
     return tensors, {"sites": results["sites"], "pooled": results["pooled"]}, rounds
 
 
-def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
+SIMULATION = Fault("simulation", "ten kills", "kill -9 of a simulation and its children at ten random moments",
+                   "each time the same command goes on; the same bits in the end")  # fmt: skip
+
+
+@parametrized([SIMULATION])
+def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path, rows: list[Fault], told: Told) -> None:
     study, sites = write_study(tmp_path, rounds=ROUNDS), write_sites(tmp_path)
     assert start(study, sites, tmp_path / "whole").wait(300) == 0
     moments = random.Random(20261123)
@@ -82,6 +88,7 @@ def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
     assert start(study, sites, out).wait(300) == 0, (tmp_path / "killed.log").read_text()
     assert outcome(out) == outcome(tmp_path / "whole")
     assert outcome(out)[2] == list(range(1, ROUNDS + 1))
+    told(f"finished after {KILLS} kills; {ROUNDS} rounds, the same bits")
 
 
 def test_kills_in_the_middle_of_a_design_change_nothing_of_it(tmp_path: Path) -> None:

@@ -14,12 +14,15 @@ from dp_accounting.rdp import RdpAccountant
 from typer.testing import CliRunner
 
 from client.cli import app
+from client.cohort.pseudonyms import site_pseudonyms
 from client.governance.accounting import LARGEST_NOISE, epsilon, least_noise
 from client.governance.budget import FILE, Ledger
 from client.governance.outbox import Outbox
 from client.site_config import Policy
 from client.state import lasting
 from client.training.private import Mechanism
+from client.worker import open_site
+from shared_model import config_file
 from shared_model.errors import ConfigurationError, FailureCode, RefusedError
 from shared_model.protocol import StudyProtocol
 from tests.unit.test_private_training import tabular
@@ -186,6 +189,45 @@ def test_charges_count_unless_the_patients_are_provably_others(tmp_path: Path, o
             book.noise(study(), run="r", planned=Mechanism(0.0, 0.2, 5), patients=others)
     else:
         assert book.noise(study(), run="r", planned=Mechanism(0.0, 0.2, 5), patients=others) < LARGEST_NOISE
+
+
+def charged_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
+    """What is spent after a round of a hospital's patients, and after another one for which nothing of its cache was left."""
+    from tests.tables import write_sites, write_study
+
+    path, [site] = write_study(folder), write_sites(folder, names=("north",), patients=40)
+    path.write_text(path.read_text() + "[privacy.dp]\nepsilon = 8.0\n")
+    protocol = config_file.load(path, StudyProtocol)
+    spent = []
+    for cache in ("one", "another"):
+        monkeypatch.setenv("CONSILIUM_CACHE", str(folder / cache))
+        members = open_site(site, state=folder / "state").cohort(protocol).members
+        assert len(members) == 40
+        charge(ledger(folder / "state"), protocol, Mechanism(2.0, 0.2, 60), patients=members, run=cache)
+        spent.append(ledger(folder / "state").spent(accountant="rdp"))
+    return spent[0], spent[1]
+
+
+def test_a_lost_cache_makes_nobody_a_new_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once, twice = charged_twice(tmp_path, monkeypatch)
+    assert twice == pytest.approx(epsilon([Mechanism(2.0, 0.2, 120)], delta=1e-5, accountant="rdp"))
+    assert twice > once
+
+
+def test_it_would_if_patients_were_named_by_a_key_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.worker.unkeyed", lambda identifier: site_pseudonyms("north").of(identifier))
+    once, twice = charged_twice(tmp_path, monkeypatch)
+    assert twice == once
+
+
+def test_charges_of_a_ledger_that_named_patients_otherwise_count_for_everybody(tmp_path: Path) -> None:
+    charge(ledger(tmp_path), study(), Mechanism(2.0, 0.2, 60))
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.execute("PRAGMA user_version = 0")
+    book = ledger(tmp_path, limit=1.0)
+    with pytest.raises(RefusedError):
+        book.noise(study(), run="r", planned=Mechanism(0.0, 0.2, 5), patients=("new", "newer"))
+    assert book.spent() == ledger(tmp_path).spent() > 0.0
 
 
 def test_a_failed_round_is_charged_even_beyond_the_limit(tmp_path: Path) -> None:
