@@ -299,7 +299,6 @@ def test_a_hospital_is_connected_to_one_port_and_has_none_open(
     assert {peer for look in outward for peer in look} == {DOOR}
     # One SuperNode: it asks for work, says that it is alive, and fetches two pieces of a model, each of which may wait.
     assert max(map(len, outward)) <= 4, Counter(map(len, outward))
-    print("connections at a time:", Counter(map(len, outward)))
     listening = {line.split()[3].rpartition(":")[0] for line in rehearsal.nets.look(name, "ss", "-Htln")}
     assert listening == {"127.0.0.1"}  # its SuperNode, for the relay beside it
     assert rehearsal.nets.look(name, "ss", "-Huan") == []
