@@ -2,7 +2,6 @@ from pathlib import Path
 
 from tests.faults.table import BEGIN, END, Row, faults, rows_in, with_rows
 
-
 README = Path(__file__).parents[2] / "README.md"
 
 
