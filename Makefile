@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(if $(NO_INSTALL),,$(VENV)/.installed)
 
 # Two processes of one thread each are faster than one of two threads, and every test of a thread count says so itself.
+FEDERATIONS ?= 3
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 .PHONY: demo test slow check bench faults attacks sbom clean
@@ -19,7 +20,7 @@ test: $(INSTALLED)
 	$(TESTS) -m "not benchmark and not slow"
 
 slow: $(INSTALLED)
-	$(TESTS) -m slow
+	$(TESTS) -m "slow and not faults"
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -30,8 +31,9 @@ check: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m pytest -m benchmark -s
 
+# Several federations side by side, which mostly wait. The table in README.md is written anew.
 faults: $(INSTALLED)
-	$(BIN)/python -m pytest -m faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --numprocesses $(FEDERATIONS) --dist worksteal -p tests.faults.table --fault-table README.md
 
 attacks: $(INSTALLED)
 	$(BIN)/python -m pytest -m attacks

@@ -15,6 +15,7 @@ from flwr.clientapp import ClientApp
 from client import residents, serving
 from client.residents import Resident
 from shared_model import messages
+from shared_model.crashpoints import crashpoint
 from shared_model.errors import FailureCode, MessageError
 from shared_model.flower_records import ASK, WHO, pack, pack_name, unpack
 from shared_model.messages import Envelope, Failure
@@ -42,7 +43,9 @@ def ask(message: Message, context: Context) -> Message:
     request = Envelope(b"")
     try:
         request = unpack(message.content)
+        crashpoint("relay.received")
         reply = _resident(context, timeout_s=message.metadata.ttl).handle(request)
+        crashpoint("relay.answered")
     except Exception as error:
         reply = _failure(request, error, seconds=perf_counter() - started)
     return Message(pack(reply), reply_to=message)

@@ -42,6 +42,7 @@ WARN_EVERY_S = 86_400.0
 GRACE_S = 20.0
 _CONNECTED = "SuperNode ID:"
 _UNKNOWN = "[code: 2004]"
+_RETRYING, _THROUGH = "Connection attempt failed, retrying", "Connection successful"
 
 log = logging.getLogger(__name__)
 Tell = Callable[[str], None]
@@ -118,7 +119,8 @@ class _Connection:
         self._supervisor = Supervisor(household, [relay, supernode], folder=self._folder)
         self._connected = self._was_connected = False
         self._restarts = self._refusals = 0
-        self._next_beat = self._next_warning = 0.0
+        self._cut_off = False
+        self._next_beat = self._next_reach = self._next_warning = 0.0
         self._kit_stamp = joining.kit_file.stat().st_mtime_ns
 
     def run(self) -> None:
@@ -172,6 +174,19 @@ class _Connection:
         if running and self._connected and monotonic() >= self._next_beat:
             self._next_beat = monotonic() + BEAT_S
             (self._folder / ONLINE).write_text(json.dumps({"pid": os.getpid()}), encoding="utf-8")
+            self._look_at_line()
+
+    def _look_at_line(self) -> None:
+        """The SuperNode tries again for ever, and says nothing of why: which step to the center fails, and when it no longer
+        does, is told here."""
+        said = self._household.tail(SUPERNODE, lines=5)
+        failing = said.rfind(_RETRYING) > said.rfind(_THROUGH)
+        if failing and monotonic() >= self._next_reach:
+            self._next_reach = monotonic() + RETRY_S
+            self._cut_off = not self._reach() or self._cut_off
+        elif self._cut_off and not failing:
+            self._cut_off = False
+            self._say(f"connected again to {self._joining.kit.address}")
 
     def _pause(self, code: int) -> float:
         """How long to wait after the SuperNode has ended, and why."""
@@ -179,6 +194,8 @@ class _Connection:
         if code == 0:
             (self._folder / ONLINE).unlink(missing_ok=True)  # it has said goodbye
         elif self._connected:
+            if code > 0 and not self._reach():  # it gave up by itself, as on a bad certificate; why has been said
+                return RETRY_S
             self._say(f"the SuperNode was killed; the center lets it in again in {REJOIN_S:.0f} s")
             return REJOIN_S
         if self._reach() and (_UNKNOWN in output or code == 0):

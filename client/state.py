@@ -1,18 +1,22 @@
 """What a site itself remembers of a run: personal layers, control variates, its own model (Ditto).
 
-One file a round, written whole or not at all. A round's state is kept until the center says that it cannot be asked for
-again, because a reply may be lost on its way and the round be run once more from the state before it.
+One file a round, written whole or not at all, and not trusted unless it is as it was written. A round's state is kept until
+the center says that it cannot be asked for again, because a reply may be lost on its way and the round be run once more from
+the state before it.
 """
 
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
+from shared_model.crashpoints import crashpoint
 from shared_model.durable import write_durably
 from shared_model.messages import Vector
+from shared_model.sealed import seal, unseal
+
+log = logging.getLogger(__name__)
 
 
 def lasting(state: Path, site: str) -> Path:
@@ -28,17 +32,24 @@ class SiteState:
         self.directory = directory
 
     def load(self, round_: int) -> dict[str, Vector]:
-        """Vectors as they were after ``round_``; empty if there are none (first round, or the disk was lost)."""
+        """Vectors as they were after ``round_``; empty if there are none (first round, or the disk was lost), or if they were
+        harmed, which the log tells."""
+        path = self._path(round_)
         try:
-            return {name: vector.astype(np.float32) for name, vector in load_file(self._path(round_)).items()}
-        except (FileNotFoundError, SafetensorError):
+            vectors = unseal(path.read_bytes())
+        except FileNotFoundError:
             return {}
+        if vectors is None:
+            log.error("%s is damaged, and not used: this site goes on as if it remembered nothing of the run", path.name)
+            return {}
+        return {name: vector.astype(np.float32) for name, vector in vectors.items()}
 
     def save(self, round_: int, vectors: Mapping[str, Vector], *, keep: Collection[int]) -> None:
         """Store ``vectors`` as the state after ``round_``, durably, and drop all others but ``keep``."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._path(round_)
-        write_durably(path, save({name: np.ascontiguousarray(vector) for name, vector in vectors.items()}))
+        write_durably(path, seal(vectors))
+        crashpoint("state.saved")
         kept = {self._path(number).name for number in (*keep, round_)}
         for old in self.directory.glob("round-*.safetensors"):
             if old.name not in kept:

@@ -37,6 +37,7 @@ from client.tasks.private_round import PrivateRound, train_within_budget, with_p
 from client.tasks.train import train
 from client.tasks.workbench import Workbench
 from shared_model import messages
+from shared_model.crashpoints import crashpoint
 from shared_model.errors import CohortError, ConfigurationError, FailureCode, MessageError, RefusedError
 from shared_model.messages import (
     AnyRecord,
@@ -107,7 +108,9 @@ class Worker:
                 request = asked(message.record)
             finally:
                 self._witness.received(envelope, request)
+            crashpoint("worker.received")
             protocol = self._gate.admit(request, envelope)
+            crashpoint("worker.admitted")
             if isinstance(request, SecureSumRequest):
                 answer = self._masked.assist(request, started)
             else:
@@ -115,8 +118,11 @@ class Worker:
                 self._gate.admit_cohort(self.cohort(protocol), protocol)
                 bench = self.bench(protocol, seed=request.task.seed)
                 answer = self._carry_out(request, message.vectors, bench, started)
+            crashpoint("worker.computed")
             released = disclosure.release(answer, rule=self.policy.rule, secure_sum=protocol.privacy.secure_sum)
-            return self._witness.sealed(released, request)
+            sealed = self._witness.sealed(released, request)
+            crashpoint("worker.sealed")
+            return sealed
         except RefusedError as error:
             code, cause = error.code, error.detail
         except MessageError as error:
@@ -126,7 +132,8 @@ class Worker:
         except (MemoryError, torch.OutOfMemoryError) as error:
             code, cause = FailureCode.OUT_OF_MEMORY, type(error).__name__
         except Exception as error:
-            code, cause = FailureCode.INTERNAL, _trace(error)
+            code = FailureCode.OUT_OF_MEMORY if _found_no_memory(error) else FailureCode.INTERNAL
+            cause = _trace(error)
         log.warning("site %s: %s: %s", self.name, code.value, cause)
         attempt = request.task.attempt if request else ""
         return self._refusal(Failure(self.name, attempt, code, seconds=perf_counter() - started), request)
@@ -279,6 +286,11 @@ def _places(error: CohortError | ConfigurationError) -> str:
 def _trace(error: Exception) -> str:
     """Where in the code it went wrong, without the message: that may quote what a patient's file holds."""
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
+
+
+def _found_no_memory(error: Exception) -> bool:
+    """Whether torch could not allocate on the CPU, for which it has no exception of its own."""
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _read(protocol: StudyProtocol) -> tuple[object, ...]:

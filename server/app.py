@@ -10,6 +10,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.app_files import AT_WORK, CONDUCTING
+from server.disk import disk_trouble
 from server.nodes import registered_nodes
 from server.sites import Roster
 from server.study import conduct
@@ -36,8 +37,8 @@ def main(grid: Grid, context: Context) -> None:
             (run_directory / AT_WORK).write_text(json.dumps(at_work), encoding="utf-8")
             conduct(Roster(grid, registered=registered), run_directory)
     except Exception as error:
-        told = str(error) if isinstance(error, ConsiliumError) else traceback.format_exc()
-        _report(outcome, told, final=isinstance(error, ConfigurationError))
+        told = str(error) if isinstance(error, ConsiliumError) else disk_trouble(error, at=run_directory)
+        _report(outcome, told or traceback.format_exc(), final=isinstance(error, ConfigurationError))
         raise
     _report(outcome, None, final=True)
 

@@ -10,7 +10,9 @@ Flower's runs it is, so that a submission whose answer was lost is found again.
 
 import json
 import logging
+import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -23,6 +25,7 @@ from rich.console import Console
 from server import run_directory
 from server.app_files import AT_WORK, CONDUCTING
 from server.center import Link, open_link, require_up
+from server.disk import cannot_write, disk_trouble
 from server.journal import Journal
 from server.launch import report
 from server.progress import ProgressDisplay
@@ -31,6 +34,7 @@ from server.records import RunRecord
 from server.registration import NODES
 from server.run_directory import RunPlan
 from shared_model import config_file
+from shared_model.crashpoints import crashpoint
 from shared_model.durable import write_durably
 from shared_model.errors import ConfigurationError, Fault, StudyError
 from shared_model.locking import is_held
@@ -102,6 +106,7 @@ def deploy(deployment: Deployment, *, stop: Event, console: Console) -> RunRecor
             require_up(deployment.federation)
             with ProgressDisplay(out, console=console):
                 _Conductor(deployment, stop, console).run()
+        crashpoint("run.finished")
         report(out)
     with Journal(out) as journal:
         return journal.record()
@@ -118,6 +123,7 @@ class _Conductor:
         self._relaunches = deployment.relaunches
         self._stop = stop
         self._console = console
+        self._known_rounds = 0
 
     def run(self) -> None:
         fruitless, pause, rounds = 0, FIRST_PAUSE_S, self._rounds()
@@ -134,6 +140,7 @@ class _Conductor:
             if fruitless > self._relaunches:
                 raise StudyError(f"{fruitless} launches in a row finished no further round; the last one: {problem}")
             self._say(f"{problem}\nlaunching again from round {rounds} in {pause:.0f} s ({fruitless} of {self._relaunches})")
+            crashpoint("run.relaunching")
             self._wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
@@ -145,6 +152,10 @@ class _Conductor:
             return self._await(run)
         except StudyError as error:
             return str(error), False
+        except (OSError, sqlite3.OperationalError) as error:
+            if (trouble := disk_trouble(error, at=self._out)) is None:
+                raise
+            return trouble, False
 
     def _at_work(self) -> str | None:
         """A run of Flower's that conducts this study already, as after a kill of this command."""
@@ -163,6 +174,7 @@ class _Conductor:
         file = self._out / "run.toml"
         file.write_text(tomli_w.dumps(config), encoding="utf-8")
         run = str(self._link.json("run", "app", "--run-config", str(file))["run-id"])
+        crashpoint("run.submitted")
         write_durably(self._out / SUBMISSION, json.dumps({"run": run}).encode())
         return run
 
@@ -184,7 +196,8 @@ class _Conductor:
                 gone_since = gone_since or monotonic()
                 if monotonic() > gone_since + 2.0 and not _outcome(self._out).exists():
                     self._end(run)
-                    return "the process that conducts the study is gone" if started else "the study was not started", False
+                    gone = "the process that conducts the study is gone" if started else "the study was not started"
+                    return cannot_write(self._out) or gone, False
             if monotonic() > next_look:
                 next_look = monotonic() + STATUS_EVERY_S
                 if (ended := self._how_it_ended(run)) and not _outcome(self._out).exists():
@@ -222,8 +235,9 @@ class _Conductor:
             raise Interrupted
 
     def _rounds(self) -> int:
-        with Journal(self._out) as journal:
-            return len(journal.rounds())
+        with suppress(sqlite3.OperationalError), Journal(self._out) as journal:  # on a disk that fails it cannot be opened
+            self._known_rounds = len(journal.rounds())
+        return self._known_rounds
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)

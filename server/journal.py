@@ -23,6 +23,7 @@ from safetensors.numpy import load, save
 from server.records import RoundRecord, RunRecord, SiteFailure, Traffic
 from shared_model import config_file
 from shared_model.audit import Head
+from shared_model.crashpoints import crashpoint
 from shared_model.durable import sync_directory, write_durably
 from shared_model.errors import StudyError
 from shared_model.messages import CompareReply, DescribeReply, EvaluateReply, ExplainReply, Vector
@@ -233,15 +234,18 @@ class Journal:
 
         Returns ``record`` with the checkpoint's SHA-256 filled in.
         """
-        content = save(dict(tensors), metadata={"round": str(record.round), "run": self.run})
+        # One key, for several come in any order: the same round has the same bytes.
+        content = save(dict(tensors), metadata={"run": f"{self.run} round {record.round}"})
         digest = hashlib.sha256(content).hexdigest()
         write_durably(self._checkpoint(record.round), content)
+        crashpoint("journal.checkpointed")
         self._write_heads()
         record = replace(record, checkpoint_sha256=digest)
         parent = self._database.execute("SELECT sha256 FROM round WHERE round = ?", (record.round - 1,)).fetchone()
         row = (record.round, _ROUND.dump_json(record).decode(), digest, parent[0] if parent else "")
         with _durable(self._database):
             self._database.execute("INSERT INTO round VALUES (?, ?, ?, ?)", row)
+        crashpoint("journal.committed")
         return record
 
     def rounds(self) -> tuple[RoundRecord, ...]:

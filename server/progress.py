@@ -1,5 +1,7 @@
 """Live progress of a run, read from its journal, so that it looks the same whatever engine carries the messages."""
 
+import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
@@ -65,7 +67,8 @@ class ProgressDisplay:
         while True:
             last = self._stop.wait(POLL_S)
             if (self.directory / FILE).exists():
-                with Journal(self.directory) as journal:
+                # On a disk that fails the journal cannot be opened; who writes it tells.
+                with suppress(sqlite3.OperationalError), Journal(self.directory) as journal:
                     for number, kind, body in journal.events(after=self._seen):
                         self._seen = number
                         self._tell(kind, body)

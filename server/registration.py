@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from server.nodes import Node, read_nodes
 from server.provisioning import EnrolledSite, Federation, retire_done
+from shared_model.crashpoints import crashpoint
 from shared_model.durable import write_durably
 from shared_model.errors import StudyError
 from shared_model.locking import is_held
@@ -93,6 +94,7 @@ class Registrar:
                     nodes[key.sha256] = Node(node.node if node else 0, site.site, accepted=False)
                 elif not there:
                     nodes[key.sha256] = Node(self._register(site, key.key), site.site, accepted=True)
+                    crashpoint("center.registered")
                     log.info("site %s: registered as node %d", site.site, nodes[key.sha256].node)
                 self._write(nodes)
 

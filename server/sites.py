@@ -14,6 +14,7 @@ from typing import Protocol
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
+from shared_model.crashpoints import crashpoint
 from shared_model.errors import FailureCode, MessageError
 from shared_model.flower_records import ASK, WHO, pack, pack_payload, unpack, unpack_name
 from shared_model.messages import Envelope
@@ -119,6 +120,7 @@ class Roster:
         started = monotonic()
         self.refresh()
         waiting, absent = self._send_all(requests, ttl=deadline_s + CLOCK_SKEW_S)
+        crashpoint("sites.asked")
         yield from (Answer(site, None, FailureCode.UNREACHABLE, 0.0) for site in absent)
         for _ in self._polls():
             # Before looking: the caller may have taken its time.

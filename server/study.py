@@ -21,6 +21,7 @@ from server.journal import Journal
 from server.masked_rounds import MaskedRounds, Question, require_enough
 from server.optimizers import ServerOptimizer
 from server.records import RoundRecord
+from shared_model.crashpoints import crashpoint
 from shared_model.durable import write_durably
 from shared_model.errors import FailureCode, StudyError
 from shared_model.masking import MINIMUM_SITES
@@ -104,7 +105,9 @@ class FederatedStudy:
             with self.sites.phase("explain"):
                 self.explain(best, weights, brief=False)
         self.export(best, weights)
+        crashpoint("study.exported")
         self.journal.finish(best_round=best, stopped=stopped)
+        crashpoint("study.finished")
         self.journal.event("finished", best_round=best, stopped=stopped)
 
     # Describe
@@ -136,6 +139,7 @@ class FederatedStudy:
             with self.sites.refusing(site, "describe"):
                 described = admission.admit_description(message, protocol=self.protocol)
                 self.journal.add_description(described)
+                crashpoint("study.described")
                 self.masked.learn(site, described.keys)
                 self.sites.absent.discard(site)
         # By name, not by arrival: sums over sites must not depend on who is quick.
@@ -187,6 +191,7 @@ class FederatedStudy:
         self._step(current)
         counted = {site: current.counted[site] for site in sorted(current.counted)}
         record = RoundRecord(number, counted, self._judged(current), monotonic() - started, "", current.summed)
+        crashpoint("round.aggregated")
         self.history.append(self.journal.commit_round(record, self._tensors()))
         self.masked.forget()
         self.round = number
@@ -209,6 +214,7 @@ class FederatedStudy:
                     message, protocol=self.protocol, described=self.descriptions[site], size=self.spec.size
                 )
                 current.count(site, admitted)
+                crashpoint("round.counted")
 
     def _train_masked(self, current: RoundInProgress, number: int, attempt: int, sites: Sequence[str]) -> None:
         question = Question(
@@ -307,6 +313,7 @@ class FederatedStudy:
                 described = self.descriptions[site]
                 reply = admission.admit_evaluation(message, protocol=self.protocol, described=described, parts=JUDGED)
                 self.journal.add_evaluation(model, reply)
+                crashpoint("study.evaluated")
 
     def _evaluate_masked(self, model: int, weights: Vector, sites: Sequence[str]) -> None:
         if self.journal.summed(model):

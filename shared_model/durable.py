@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from shared_model.crashpoints import crashpoint
+
 
 def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write a file so that after a crash it is there whole or not at all. ``mode`` is limited by the process's umask; the
@@ -13,6 +15,7 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    crashpoint("durable.partial")
     partial.replace(path)
     sync_directory(path.parent)
 

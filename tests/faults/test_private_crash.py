@@ -14,6 +14,7 @@ from shared_model.messages import Envelope, Message, Task, TrainReply, TrainRequ
 from shared_model.network import build_network
 from shared_model.parameters import ParameterSpec
 from tests.faults import private_site
+from tests.faults.rows import Fault, Told, each
 from tests.unit.test_budget import study
 
 pytestmark = pytest.mark.faults
@@ -22,6 +23,15 @@ PROTOCOL = study(rounds=3)
 # In the order in which a round passes them. Before "budget.charged" nothing is owed, and nothing may have left.
 BEFORE_THE_CHARGE = ["round.noise_drawn", "outbox.written", "budget.charging"]
 AFTER_THE_CHARGE = ["budget.charged", "round.remembered", "site.answered"]
+FAULTS = tuple(
+    Fault(
+        "privacy",
+        f"private site dies: {point}",
+        f"kill -9 here, where the private round is {'' if point in AFTER_THE_CHARGE else 'not yet '}charged",
+        "the round is charged once; the request that comes again gets one result, the same whenever",
+    )
+    for point in (*BEFORE_THE_CHARGE, *AFTER_THE_CHARGE)
+)
 
 
 def request(folder: Path, *, attempt: str = "a", round_: int = 1) -> Path:
@@ -55,8 +65,9 @@ def read(reply: Path) -> Message[messages.AnyRecord]:
     return messages.decode(Envelope(header, payload))
 
 
-@pytest.mark.parametrize("point", [*BEFORE_THE_CHARGE, *AFTER_THE_CHARGE])
-def test_a_killed_site_owes_what_it_may_have_told_and_tells_nothing_else(tmp_path: Path, point: str) -> None:
+@each(FAULTS)
+def test_a_killed_site_owes_what_it_may_have_told_and_tells_nothing_else(tmp_path: Path, rows: list[Fault], told: Told) -> None:
+    point = rows[0].point
     state, asked = tmp_path / "state", request(tmp_path / "request")
     assert answer(state, asked, tmp_path / "lost", crash_at=point) == -9
     assert not (tmp_path / "lost").exists(), "the process died before it could send"
@@ -69,6 +80,7 @@ def test_a_killed_site_owes_what_it_may_have_told_and_tells_nothing_else(tmp_pat
     assert isinstance(second.record, TrainReply)
     assert replace(first.record, head=None) == replace(second.record, head=None), "all but where the audit log stands"
     assert first.vectors["update"].tobytes() == second.vectors["update"].tobytes()
+    told("nothing was sent before; charged once; the same reply twice")
 
 
 def test_another_sending_of_the_request_gets_the_same_numbers_and_another_question_is_charged(tmp_path: Path) -> None:

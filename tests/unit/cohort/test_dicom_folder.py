@@ -239,6 +239,20 @@ def test_faults_of_the_configuration(pacs, images, key, words):
     assert words in faults(pacs, images | {"view": view}, kind)[key]
 
 
+@pytest.mark.parametrize("size", [100, 2**16 - 1, 2**16, 200_000])
+def test_headers_of_any_length_are_read(tmp_path, size):
+    """Also those in which something larger than what is read at first comes before the pixels, or before the tags wanted."""
+    note = "x" * (size - size % 2)
+    write_object(tmp_path / "before", flat(1), PatientID="p", SOPInstanceUID="1.2.1", LongCodeValue=note)
+    write_object(tmp_path / "after", flat(1), PatientID="p", SOPInstanceUID="1.2.2", TextValue=note)
+    bare = write_object(tmp_path / "bare", flat(1), PatientID="p", SOPInstanceUID="1.2.3", LongCodeValue=note)
+    content = bare.read_bytes()
+    bare.write_bytes(content[: content.index(b"\xe0\x7f\x10\x00")])
+    index = read_index_of(tmp_path)
+    assert [found.uid for found in index.objects] == ["1.2.2", "1.2.1"]
+    assert index.skipped == {"no pixels": 1}
+
+
 def test_twenty_thousand_files_take_seconds(tmp_path):
     content = write_object(tmp_path / "one", speckle(16, 16), PatientID="p").read_bytes()
     uid = next(iter(read_index_of(tmp_path).objects)).uid.encode()
