@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from server.authority import general_names, new_authority
 from server.provisioning import Federation, authority_key
@@ -73,7 +74,7 @@ def signed(root: x509.Certificate, key: ec.EllipticCurvePrivateKey, *, hosts: Se
     own, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(root.subject)
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]))
         .issuer_name(root.subject)
         .public_key(own.public_key())
         .serial_number(x509.random_serial_number())
