@@ -50,9 +50,11 @@ def test_a_bad_certificate_is_told_at_the_hospitals_and_mended_at_the_center(
         with Between(run):
             before = {site: len(stage.log(f"join-{site}")) for site in SITES}
             install(federation, *bad_certificate(federation, kind), port=stage.federation.port)
-            for site in SITES:
-                stage.await_log(f"join-{site}", says, after=before[site], timeout_s=200.0)
-            assert stage.federation.center("rotate", federation.folder).returncode == 0
+            try:
+                for site in SITES:
+                    stage.await_log(f"join-{site}", says, after=before[site], timeout_s=200.0)
+            finally:
+                assert stage.federation.center("rotate", federation.folder).returncode == 0
             for site in SITES:
                 stage.await_log(f"join-{site}", "connected", after=before[site], timeout_s=300.0)
             told("each hospital named the cause; all counted in the next round", fault)
