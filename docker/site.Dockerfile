@@ -28,7 +28,7 @@ RUN ./install.sh relay && rm -rf source wheelhouse
 USER 10001:10001
 WORKDIR /var/lib/consilium
 # join writes this file every few seconds for as long as the center answers.
-HEALTHCHECK --interval=60s --timeout=10s --start-period=90s CMD find "$CONSILIUM_HOME/online" -mmin -2 | grep -q .
+HEALTHCHECK --interval=60s --timeout=10s --start-period=90s CMD ["sh", "-c", "find \"$CONSILIUM_HOME/online\" -mmin -2 | grep -q ."]
 ENTRYPOINT ["consilium-site"]
 CMD ["join", "/etc/consilium/kit.json", "--worker", "/run/consilium/worker.sock"]
 
@@ -36,6 +36,6 @@ FROM base AS worker
 RUN ./install.sh worker && rm -rf source wheelhouse
 USER 10001:10001
 WORKDIR /var/lib/consilium
-HEALTHCHECK --interval=60s --timeout=20s --start-period=180s CMD test -S /run/consilium/worker.sock
+HEALTHCHECK --interval=60s --timeout=20s --start-period=180s CMD ["test", "-S", "/run/consilium/worker.sock"]
 ENTRYPOINT ["consilium-site"]
 CMD ["worker", "/etc/consilium/site.toml", "--socket", "/run/consilium/worker.sock", "--state", "/var/lib/consilium"]

@@ -37,6 +37,10 @@ Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, instead of the 
 Epsilon = Annotated[
     float | None, typer.Option(help="Differential privacy's epsilon, instead of the study's own; inf: without.", min=0.0)
 ]
+PretrainedFile = Annotated[
+    Path | None,
+    typer.Option(help="Weights that the picture encoder begins with: safetensors, or models/best.safetensors of a run."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Every random draw follows from it.")]
 Engine = Annotated[EngineName, typer.Option(help="in-process: here; flower: real SuperLink and SuperNodes on loopback; ray.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads a site may use; all by default.")]
@@ -76,6 +80,7 @@ def simulate(
     out: Out,
     rounds: Rounds = None,
     epsilon: Epsilon = None,
+    pretrained: PretrainedFile = None,
     seed: Seed = 0,
     engine: Engine = EngineName.in_process,
     threads: Threads = None,
@@ -111,6 +116,7 @@ def simulate(
             seed=seed,
             rounds=rounds,
             epsilon=epsilon,
+            pretrained=pretrained,
             engine=engine.value,
             threads=threads,
             external=external or (),

@@ -1,5 +1,6 @@
 """From a study file and site files to a run directory with results: what ``consilium-center simulate`` does."""
 
+import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from server.records import ArmKind, RunRecord
 from server.results import write_results
 from server.run_directory import RunPlan
 from shared_model.errors import ConfigurationError, Fault
-from shared_model.protocol import StudyProtocol, read_protocol
+from shared_model.protocol import Pretrained, StudyProtocol, read_protocol
 
 if TYPE_CHECKING:
     from server.simulation import Worker
@@ -52,6 +53,7 @@ def prepare(
     seed: int,
     rounds: int | None = None,
     epsilon: float | None = None,
+    pretrained: Path | None = None,
     engine: Engine = "in-process",
     threads: int | None = None,
     external: Sequence[Path] = (),
@@ -83,6 +85,8 @@ def prepare(
         protocol = protocol.model_copy(update={"federation": protocol.federation.model_copy(update={"rounds": rounds})})
     if epsilon is not None:
         protocol = _with_epsilon(protocol, epsilon, study_file)
+    if pretrained is not None:
+        protocol = _with_encoder(protocol, pretrained)
     simulation = Simulation(
         protocol=protocol,
         study_file=study_file,
@@ -114,6 +118,22 @@ def _with_epsilon(protocol: StudyProtocol, epsilon: float, study_file: Path) -> 
         )
     other = dp.model_copy(update={"epsilon": epsilon}) if math.isfinite(epsilon) else None
     return protocol.model_copy(update={"privacy": protocol.privacy.model_copy(update={"dp": other})})
+
+
+def _with_encoder(protocol: StudyProtocol, file: Path) -> StudyProtocol:
+    """``protocol`` with the weights in ``file`` for its picture encoder to begin with."""
+    try:
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        expected, remedy = "a safetensors file of the encoder's weights", "name models/best.safetensors of a run"
+        raise ConfigurationError([Fault(str(file), "--pretrained", f"{error.strerror}", expected, remedy)]) from None
+    if protocol.images is None or protocol.network.kind not in {"multimodal", "image_only"}:
+        expected = 'network.kind "multimodal" or "image_only"'
+        raise ConfigurationError(
+            [Fault("--pretrained", "", f'network.kind "{protocol.network.kind}"', expected, "leave the option out")]
+        )
+    encoder = Pretrained(file=str(file.resolve()), sha256=sha256)
+    return protocol.model_copy(update={"network": protocol.network.model_copy(update={"pretrained": encoder})})
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Weights that an encoder starts from: torchvision's own, in a safetensors file that every site holds."""
+"""Weights that an encoder starts from, in a safetensors file that every site holds: torchvision's own, or the whole network of
+another study's run, of which the encoder is taken."""
 
 import hashlib
 import math
@@ -30,6 +31,7 @@ _VIT_NAMES = (
     (re.compile(r"\.mlp\.linear_1\."), ".mlp.0."),
     (re.compile(r"\.mlp\.linear_2\."), ".mlp.3."),
 )
+_IN_NETWORK = "image_tokens.encoder.trunk."
 _JOINT_PROJECTION = re.compile(r"^(.*)\.self_attention\.in_proj_(weight|bias)$")
 
 
@@ -43,7 +45,7 @@ def load_pretrained(trunk: nn.Module, pretrained: Pretrained) -> None:
         ConfigurationError: no such file, another SHA-256, no safetensors, or keys or shapes other than the trunk's.
     """
     own = trunk.state_dict()
-    stored = _rename(_read(pretrained))
+    stored = _rename(_of_encoder(_read(pretrained)))
     adapted = {key: _adapt(tensor, own[key]) if key in own else tensor for key, tensor in stored.items()}
     if faults := _mismatches(adapted, own, file=pretrained.file):
         raise ConfigurationError(faults)
@@ -66,6 +68,12 @@ def _read(pretrained: Pretrained) -> dict[str, Tensor]:
         return load(content)
     except SafetensorError as error:
         raise _error(text, str(error), "a safetensors file", "name a file of that format in the protocol") from None
+
+
+def _of_encoder(stored: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The encoder's part of a whole network; anything else as it is."""
+    part = {name.removeprefix(_IN_NETWORK): tensor for name, tensor in stored.items() if name.startswith(_IN_NETWORK)}
+    return part or stored
 
 
 def _error(path: str, found: str, expected: str, remedy: str) -> ConfigurationError:

@@ -145,6 +145,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
 
 
+def without_proxies(variables: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which no proxy leads out, whatever this machine's does."""
+    return {name: value for name, value in variables.items() if not name.lower().endswith("_proxy")}
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

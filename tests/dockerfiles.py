@@ -100,6 +100,16 @@ def carry_out(stages: list[Stage], *, context: Path, root: Path) -> dict[str, st
     return environment
 
 
+def carry_copies(stages: list[Stage], *, context: Path, root: Path) -> None:
+    """Carry out the steps of ``stages`` that copy files into ``root``, and no other."""
+    folder = "/"
+    for step in (step for stage in stages for step in stage.steps):
+        if step.name == "WORKDIR":
+            folder = step.text
+        elif step.name == "COPY":
+            _copy(step.words, context, root, folder)
+
+
 def run_in(root: Path, command: list[str], environment: dict[str, str], *, user: str = "0:0") -> str:
     """Run ``command`` in ``root`` and return what it printed."""
     done = subprocess.run(

@@ -72,6 +72,11 @@ class Networks:
         whole = ["ip", "netns", "exec", self.names[name], *command]
         return subprocess.run(whole, capture_output=True, text=True, check=True).stdout.splitlines()
 
+    def set(self, name: str, setting: str, value: int) -> None:
+        """Set a kernel parameter of the namespace, where this kernel has it."""
+        path = f"/proc/sys/net/{setting}"
+        self.look(name, "sh", "-c", f"if [ -e {path} ]; then echo {value} > {path}; fi")
+
     def capture(self, name: str, log: Path) -> "subprocess.Popen[bytes]":
         """Write a line for each frame on the uplink of ``name`` to ``log``, from the return of this on."""
         command = ["ip", "netns", "exec", self.names[name], sys.executable, "-I", "-S", "-c", _CAPTURE, UPLINK]
@@ -93,14 +98,14 @@ def networks(hospitals: Sequence[str]) -> Iterator[Networks]:
         _ip("-n", center, "link", "set", "lo", "up")
         for address in (CENTER, ELSEWHERE):
             _ip("-n", center, "address", "add", f"{address}/32", "dev", "lo")
-        made.look("center", "sysctl", "-qw", "net.ipv4.ip_unprivileged_port_start=0")
+        made.set("center", "ipv4/ip_unprivileged_port_start", 0)
         for number, hospital in enumerate(hospitals, start=1):
             made.add(hospital)
             made.add(f"{hospital}-worker")  # as it is made: loopback is there, and down
             name, cable = made.names[hospital], f"cable{number}"
             _ip("link", "add", UPLINK, "netns", name, "type", "veth", "peer", "name", cable, "netns", center)
             for end, interface in ((hospital, UPLINK), ("center", cable)):
-                made.look(end, "sysctl", "-qw", f"net.ipv6.conf.{interface}.disable_ipv6=1")
+                made.set(end, f"ipv6/conf/{interface}/disable_ipv6", 1)
             _ip("-n", center, "address", "add", f"10.83.{number}.1/30", "dev", cable)
             _ip("-n", center, "link", "set", cable, "up")
             _ip("-n", name, "address", "add", f"10.83.{number}.2/30", "dev", UPLINK)

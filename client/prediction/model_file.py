@@ -49,7 +49,8 @@ class Model:
             normalization = _NORMALIZATION.validate_json(metadata["normalization"])
             if protocol.sha256 != metadata["protocol_sha256"]:
                 raise _unusable(path, "a protocol that is not the one it was trained under", "an unchanged file")
-            network = build_network(protocol, normalization=normalization or own, seed=0)
+            begun = protocol.network.model_copy(update={"pretrained": None})  # all weights are in this file
+            network = build_network(protocol.model_copy(update={"network": begun}), normalization=normalization or own, seed=0)
             # Buffers of a run whose normalisation is each site's own are a stand-in; what the site has is put back.
             state = tensors if normalization is not None else {k: v for k, v in tensors.items() if "normalizer" not in k}
             network.load_state_dict(network.state_dict() | state, strict=True)

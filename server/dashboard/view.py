@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from server.journal import FILE, Event, Journal
 from server.records import RoundRecord, RunRecord
+from server.results.explained import importance, shares
 from server.run_directory import LOCK
+from shared_model.explanations import total
 from shared_model.locking import is_held
 from shared_model.messages import DescribeReply
 
@@ -16,6 +18,7 @@ Status = Literal["running", "stopped", "finished"]
 SiteState = Literal["working", "answered", "failed", "away", "idle"]
 
 TIMELINE = 40  # newest events that are told
+TOLD_VARIABLES = 6
 SLOW, SLOW_FROM_S = 3.0, 10.0
 
 
@@ -37,6 +40,17 @@ class SiteView:
     last_trouble: str | None
     epsilon: float | None
     epsilon_limit: float | None
+
+
+@dataclass(frozen=True)
+class ExplanationView:
+    """What moves the model after round ``model``, of all sites' patients together: ``shares`` of the modalities, 0..1, and mean
+    absolute contributions of the first few ``variables``, in log odds; the largest first."""
+
+    model: int
+    sites: int
+    shares: tuple[tuple[str, float], ...]
+    variables: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,7 @@ class RunView:
     sites: tuple[SiteView, ...]
     timeline: tuple[tuple[str, str], ...]
     has_report: bool
+    explanation: ExplanationView | None = None
 
     @property
     def troubled(self) -> tuple[SiteView, ...]:
@@ -125,6 +140,7 @@ def look(directory: Path) -> RunView:
         sites=tuple(_site(name, record, _states(current)) for name in record.enrolled),
         timeline=tuple((event.at[11:19], text) for event in reversed(events) if (text := _told(event)))[:TIMELINE],
         has_report=(directory / "report.html").exists(),
+        explanation=_explanation(record),
     )
 
 
@@ -189,6 +205,21 @@ def _site(name: str, record: RunRecord, states: Mapping[str, SiteState]) -> Site
         epsilon=last.privacy.epsilon_total if last and last.privacy else None,
         epsilon_limit=last.privacy.limit if last and last.privacy else None,
     )
+
+
+def _explanation(record: RunRecord) -> ExplanationView | None:
+    """The newest explanation: of the best model where there is one, before that of a model on the way."""
+    model = record.best_round if record.explanations else max(record.drift, default=0)
+    replies = record.explanations or record.drift.get(model, {})
+    if not replies:
+        return None
+    pooled = total(reply.summary for reply in replies.values())
+    found, sizes = shares(pooled, record.protocol), importance(pooled, record.protocol) or {}
+    return ExplanationView(model, len(replies), _largest_first(found), _largest_first(sizes)[:TOLD_VARIABLES])
+
+
+def _largest_first(sizes: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(sizes.items(), key=lambda item: -item[1]))
 
 
 def _count(described: DescribeReply | None, what: Literal["patients", "positives"]) -> int | None:

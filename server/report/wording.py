@@ -31,13 +31,6 @@ def signed(number: float, digits: int = 2) -> str:
     return f"{number:+z.{digits}f}".replace("-", "−")
 
 
-def signed_interval(number: Json, digits: int = 2) -> str:
-    """``+0.023 (+0.002 to +0.044)``."""
-    if number["low"] is None or number["high"] is None:
-        return signed(number["value"], digits)
-    return f"{signed(number['value'], digits)} ({signed(number['low'], digits)} to {signed(number['high'], digits)})"
-
-
 def percent(share: float | None) -> str:
     """``83%``."""
     return "–" if share is None else f"{100 * share:.0f}%"

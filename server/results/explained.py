@@ -75,6 +75,11 @@ def importance(summary: ExplanationSummary, protocol: StudyProtocol) -> dict[str
     return dict(zip(network_variables(protocol), map(float, settings.clip * cell.means), strict=True))
 
 
+def shares(summary: ExplanationSummary, protocol: StudyProtocol) -> dict[str, float]:
+    """Mean share of each modality in what moves the model, 0..1; empty of nobody."""
+    return {name: share["value"] for name, share in _shares(summary, protocol).items()}
+
+
 def _patients(summary: ExplanationSummary) -> float:
     cell = summary.cells.get("modalities.share")
     return cell.patients if cell else 0.0
@@ -107,7 +112,7 @@ def _mean(value: float, square: float | None, patients: float) -> Json:
 def _site(summary: ExplanationSummary, protocol: StudyProtocol) -> Json:
     return {
         "patients": _patients(summary),
-        "modality_share": {name: share["value"] for name, share in _shares(summary, protocol).items()},
+        "modality_share": shares(summary, protocol),
         "importance": importance(summary, protocol),
     }
 
@@ -234,12 +239,12 @@ def _like(
     """Another model's explanation, of protocol ``theirs``, beside that of the model, on the same patients. Shares compare only
     where both look at the same modalities."""
     sizes = importance(pooled, protocol), importance(other, theirs or protocol)
-    ours, others = _shares(pooled, protocol), _shares(other, theirs or protocol)
+    ours, others = shares(pooled, protocol), shares(other, theirs or protocol)
     same = bool(ours) and list(ours) == list(others)
     return {
-        "modality_share": {name: share["value"] for name, share in others.items()},
+        "modality_share": others,
         "rank_correlation": _ranks_alike(sizes[0], sizes[1]) if sizes[0] and sizes[1] else None,
-        "largest_difference_of_share": max(abs(ours[n]["value"] - others[n]["value"]) for n in ours) if same else None,
+        "largest_difference_of_share": max(abs(ours[name] - others[name]) for name in ours) if same else None,
     }
 
 

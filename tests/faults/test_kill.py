@@ -24,8 +24,8 @@ ROUNDS = 12
 COMMAND = [sys.executable, "-c", "from server.cli import app; app()"]
 
 
-def start(study: Path, sites: list[Path], out: Path) -> subprocess.Popen[bytes]:
-    arguments = ["simulate", str(study), *map(str, sites), "--out", str(out), "--threads", "1"]
+def start(study: Path, sites: list[Path], out: Path, *design: str) -> subprocess.Popen[bytes]:
+    arguments = ["simulate", str(study), *map(str, sites), "--out", str(out), "--threads", "1", *design]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "CONSILIUM_CACHE": str(out.parent / "cache")}
     log = (out.parent / f"{out.name}.log").open("ab")
     with log:
@@ -50,9 +50,12 @@ def wait_for_events(process: subprocess.Popen[bytes], out: Path, *, more: int) -
 
 
 def events(out: Path) -> int:
-    if not (out / FILE).exists():
-        return 0
-    with Journal(out) as journal:
+    """Of the run, and of the studies within it that a design has."""
+    return sum(_events(file.parent) for file in out.rglob(FILE))
+
+
+def _events(folder: Path) -> int:
+    with Journal(folder) as journal:
         return len(journal.events())
 
 
@@ -86,3 +89,20 @@ def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path, rows: list[Fa
     assert outcome(out) == outcome(tmp_path / "whole")
     assert outcome(out)[2] == list(range(1, ROUNDS + 1))
     told(f"finished after {KILLS} kills; {ROUNDS} rounds, the same bits")
+
+
+def test_kills_in_the_middle_of_a_design_change_nothing_of_it(tmp_path: Path) -> None:
+    study, sites, design = write_study(tmp_path, rounds=3), write_sites(tmp_path), "--leave-one-site-out"
+    assert start(study, sites, tmp_path / "whole", design).wait(300) == 0
+    moments = random.Random(20261125)
+    out = tmp_path / "killed"
+    for _ in range(3):
+        process = start(study, sites, out, design)
+        # The run itself has some 30 events, and each study of the design as many.
+        assert wait_for_events(process, out, more=moments.randint(12, 30)), (tmp_path / "killed.log").read_text()
+        kill_tree(process)
+    assert start(study, sites, out, design).wait(300) == 0, (tmp_path / "killed.log").read_text()
+    assert outcome(out) == outcome(tmp_path / "whole")
+    whole, killed = (json.loads((folder / "results.json").read_text())["design"] for folder in (tmp_path / "whole", out))
+    assert killed == whole
+    assert killed["kind"] == "leave-one-site-out"

@@ -17,7 +17,7 @@ from server.provisioning import Federation, authority_key
 from shared_model.durable import write_durably
 from tests.deployed import wait_for
 from tests.faults.rows import Fault, Told, parametrized
-from tests.faults.stage import OTHERS, SITES, WEST, Between, Stage, start_join
+from tests.faults.stage import HOST, OTHERS, SITES, WEST, Between, Stage, start_join
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -30,7 +30,7 @@ CERTIFICATES = {
     ),
     "name": (
         Fault("trust", "certificate for another name", "the center's certificate is replaced by one for another name", MENDED),
-        "is not for 127.0.0.1",
+        f"is not for {HOST}",
     ),
     "authority": (
         Fault("trust", "certificate of another authority", "the center's certificate is replaced by a stranger's", MENDED),
@@ -61,11 +61,11 @@ def test_a_bad_certificate_is_told_at_the_hospitals_and_mended_at_the_center(
 
 def bad_certificate(federation: Federation, kind: str) -> tuple[bytes, bytes]:
     if kind == "expired":
-        return signed(federation.authority, authority_key(federation), hosts=["127.0.0.1"], days=-1)
+        return signed(federation.authority, authority_key(federation), hosts=[HOST], days=-1)
     if kind == "name":
         return signed(federation.authority, authority_key(federation), hosts=["fed.example.org"], days=30)
     root, _ = new_authority("a stranger")
-    return signed(root, ec.generate_private_key(ec.SECP384R1()), hosts=["127.0.0.1"], days=30)
+    return signed(root, ec.generate_private_key(ec.SECP384R1()), hosts=[HOST], days=30)
 
 
 def signed(root: x509.Certificate, key: ec.EllipticCurvePrivateKey, *, hosts: Sequence[str], days: int) -> tuple[bytes, bytes]:
@@ -94,7 +94,7 @@ def install(federation: Federation, certificate: bytes, key: bytes, *, port: int
     wanted = x509.load_pem_x509_certificate(certificate).serial_number
 
     def shown() -> bool:
-        pem = ssl.get_server_certificate(("127.0.0.1", port))
+        pem = ssl.get_server_certificate((HOST, port))
         return x509.load_pem_x509_certificate(pem.encode()).serial_number == wanted
 
     wait_for(shown, timeout_s=30.0)

@@ -5,13 +5,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from packaging.utils import canonicalize_name
 
-from tests.dockerfiles import carry_out, lineage, materials, read_dockerfile, run_in
+from tests.dockerfiles import carry_copies, carry_out, lineage, materials, read_dockerfile, run_in
 
 ROOT = Path(__file__).parents[2]
 USER = "10001:10001"
@@ -87,3 +88,30 @@ def test_a_hospital_makes_its_keys_in_the_relay(relay: tuple[Path, dict[str, str
     run_in(root, ["sh", "-c", "cd /tmp && consilium-site enrol /tmp/site.toml"], environment, user=USER)
     key = root / "var/lib/consilium/node.key"
     assert (key.stat().st_uid, key.stat().st_mode & 0o777) == (10001, 0o600)
+
+
+def test_the_relay_installs_without_a_network_from_its_wheelhouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("docker", ".ci", "server", "client", "shared_model", "site_configs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    do(["docker/wheelhouse.sh", "relay"], tmp_path)
+    wheels = tmp_path / "wheelhouse"
+    do(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], wheels)
+    carry_copies(
+        lineage(read_dockerfile(ROOT / "docker" / "site.Dockerfile"), "relay"), context=tmp_path, root=tmp_path / "image"
+    )
+    do([sys.executable, "-m", "venv", str(tmp_path / "venv")], tmp_path)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path / "venv" / "bin"), os.environ["PATH"]]))
+    do(["unshare", "--net", "./install.sh", "relay"], tmp_path / "image" / "opt" / "consilium")
+    assert "join" in do(["consilium-site", "--help"], tmp_path)
+    monkeypatch.setattr(materials(), "WHEELHOUSE", wheels)
+    assert all(component["hashes"] for component in json.loads(materials().document("relay"))["components"])
+
+
+def do(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout

@@ -1,6 +1,7 @@
 """A hospital whose only way out is a proxy, which asks for a password, and at some hospitals looks into TLS."""
 
 import json
+import os
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from server.authority import issue, new_authority
 from tests.deployed import SITE as SITE_COMMAND
-from tests.deployed import Deployed, deployed, wait_for
+from tests.deployed import Deployed, deployed, wait_for, without_proxies
 from tests.proxies import PASSWORD, Proxy, proxy
 from tests.tables import write_sites, write_study
 
@@ -54,7 +55,9 @@ def doctor(federation: Deployed, *options: object) -> dict[str, dict[str, str]]:
     return {check["id"]: check for check in json.loads(result.stdout)["checks"]}
 
 
-def test_without_the_proxy_the_center_is_not_known(federation: Deployed) -> None:
+def test_without_the_proxy_the_center_is_not_known(federation: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ.keys() - without_proxies(os.environ).keys():
+        monkeypatch.delenv(name)
     checks = doctor(federation)
     assert checks["name"]["status"] == "fail"
     assert "set HTTPS_PROXY" in json.dumps(checks["name"])

@@ -27,7 +27,7 @@ from shared_model import flower_home
 from shared_model.errors import FailureCode
 from shared_model.protocol import read_protocol
 from tests import namespaces
-from tests.deployed import CENTER, SITE, environment, wait_for
+from tests.deployed import CENTER, SITE, environment, wait_for, without_proxies
 from tests.hostile_app.site import GOT_NOTHING
 from tests.namespaces import ELSEWHERE, Networks, networks
 from tests.tables import write_sites, write_study
@@ -145,7 +145,7 @@ class Rehearsal:
 def plain() -> dict[str, str]:
     """The environment of everybody: Flower's commands in reach, nothing of root's."""
     scripts = str(Path(sys.executable).parent)
-    here = environment() | flower_home.QUIET | {"PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"}
+    here = without_proxies(environment()) | flower_home.QUIET | {"PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"}
     return here | {"PATH": os.pathsep.join([scripts, here["PATH"]])}
 
 
@@ -299,7 +299,6 @@ def test_a_hospital_is_connected_to_one_port_and_has_none_open(
     assert {peer for look in outward for peer in look} == {DOOR}
     # One SuperNode: it asks for work, says that it is alive, and fetches two pieces of a model, each of which may wait.
     assert max(map(len, outward)) <= 4, Counter(map(len, outward))
-    print("connections at a time:", Counter(map(len, outward)))
     listening = {line.split()[3].rpartition(":")[0] for line in rehearsal.nets.look(name, "ss", "-Htln")}
     assert listening == {"127.0.0.1"}  # its SuperNode, for the relay beside it
     assert rehearsal.nets.look(name, "ss", "-Huan") == []

@@ -137,6 +137,16 @@ def test_bad_input_is_told_with_its_remedy_and_nothing_is_written(tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("file", "word"), [("none.safetensors", "No such file"), ("study.toml", "clinical_only")])
+def test_weights_of_an_encoder_that_cannot_be_used_are_told(tmp_path: Path, file: str, word: str) -> None:
+    study, sites = write_study(tmp_path), write_sites(tmp_path)
+    result = center("simulate", study, *sites, "--out", tmp_path / "run", "--pretrained", tmp_path / file)
+    assert result.exit_code == 2
+    assert "--pretrained" in result.output
+    assert word in result.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
     study, sites = write_study(tmp_path), write_sites(tmp_path)
     edit("study.toml", "rounds", "ronds")(tmp_path)

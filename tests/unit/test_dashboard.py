@@ -24,9 +24,12 @@ from server.journal import Journal
 from server.records import RoundRecord, SiteFailure, SiteRound
 from server.run_directory import COMMAND, LOCK
 from shared_model.errors import ConfigurationError, FailureCode, StudyError
+from shared_model.explanations import Cell, ExplanationSummary
 from shared_model.locking import alone
+from shared_model.messages import ExplainReply
 from shared_model.privacy_spent import PrivacySpent
 from shared_model.protocol import Federation, Study, StudyProtocol, Training
+from shared_model.protocol_explanation import Explanation
 from shared_model.variables import Variable
 
 PROTOCOL = StudyProtocol(
@@ -35,6 +38,15 @@ PROTOCOL = StudyProtocol(
     network={"kind": "logistic"},  # type: ignore[arg-type]
     training=Training(epochs=1),
     federation=Federation(rounds=5),
+)
+EXPLAINED = PROTOCOL.model_copy(
+    update={
+        "variables": {
+            "age": Variable(kind="numeric", unit="years"),
+            "marker": Variable(kind="numeric", unit="years", group="serum"),
+        },
+        "explanation": Explanation(),
+    }
 )
 PASSWORD = "correct horse battery"
 
@@ -92,6 +104,33 @@ def test_what_a_site_has_spent_of_its_budget_is_shown_beside_its_limit(run: Path
     assert view.has_budget
     assert {site.name: (site.epsilon, site.epsilon_limit) for site in view.sites}["birch"] == (2.5, 8.0)
     assert {site.name: site.epsilon for site in view.sites}["cedar"] is None
+
+
+def test_the_newest_explanation_is_of_all_sites_together(run: Path) -> None:
+    """Two sites of 10 and 30 patients: shares are means over patients, contributions are log odds again."""
+
+    def reply(site: str, patients: float, share: float, sizes: tuple[float, float]) -> ExplainReply:
+        cells = {
+            "modalities.share": Cell(patients, (patients * share, patients * (1.0 - share))),
+            "variables.size": Cell(patients, tuple(patients * size for size in sizes)),
+        }
+        return ExplainReply(site, "token", ExplanationSummary(cells), seconds=1.0)
+
+    with Journal.create(
+        run.parent / "told", EXPLAINED, run="t", engine="flower", seed=1, enrolled=("birch", "cedar"), versions={}
+    ) as journal:
+        for number in (1, 2):
+            journal.commit_round(a_round(number, sites=("birch", "cedar")), {})
+            journal.add_explanation(number, reply("birch", 10.0, 0.2 * number, (0.1, 0.3)), brief=True)
+            journal.add_explanation(number, reply("cedar", 30.0, 0.6, (0.1, 0.1)), brief=True)
+    found = look(run.parent / "told").explanation
+    assert found is not None
+    assert (found.model, found.sites) == (2, 2)
+    assert dict(found.shares) == pytest.approx({"clinical": 0.55, "serum": 0.45})
+    clip = EXPLAINED.explanation.clip  # type: ignore[union-attr]
+    assert dict(found.variables) == pytest.approx({"marker": clip * 0.15, "age": clip * 0.1})
+    assert [name for name, _ in found.variables] == ["marker", "age"]
+    assert look(run).explanation is None
 
 
 def test_a_run_is_running_while_its_lock_is_held(run: Path) -> None:

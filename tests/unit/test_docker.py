@@ -46,8 +46,8 @@ def test_images_follow_the_rules_of_linters(file: str, stage: str) -> None:
     assert not [step for step in steps if step.name == "ADD"]
     assert [step.name for step in steps].count("ENTRYPOINT") == 1
     for step in steps:
-        if step.name in {"ENTRYPOINT", "CMD"}:
-            assert step.text.startswith("["), "exec form, so that signals arrive"
+        if step.name in {"ENTRYPOINT", "CMD", "HEALTHCHECK"}:
+            assert step.text.rpartition("CMD ")[2].startswith("["), "exec form, so that signals arrive"
         if step.name == "WORKDIR":
             assert step.text.startswith("/")
         if step.name == "RUN" and "apt-get install" in step.text:

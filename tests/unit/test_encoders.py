@@ -129,6 +129,19 @@ def test_resnet_weights_of_torchvision_load(tmp_path: Path) -> None:
     assert not trunk["conv1.weight"][:, 1:].any()
 
 
+def test_the_encoder_of_another_study_s_network_loads(tmp_path: Path) -> None:
+    """As ``models/best.safetensors`` of a run holds it, with everything else."""
+    torch.manual_seed(1)
+    source = build_encoder(images(), network(encoder="small"))
+    whole = {f"image_tokens.encoder.trunk.{name}": tensor for name, tensor in source.trunk.state_dict().items()}
+    whole |= {"head.weight": torch.zeros(1, 64), "image_tokens.projection.weight": torch.zeros(64, 128)}
+    weights = pretrained(tmp_path / "best.safetensors", whole)
+    found = build_encoder(images(), network(encoder="small", pretrained=weights)).trunk.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in source.trunk.state_dict().items())
+    with pytest.raises(ConfigurationError, match="conv1"):
+        build_encoder(images(), network(encoder="resnet18", pretrained=weights))
+
+
 def _stages(source: ResNet) -> nn.Sequential:
     return nn.Sequential(*list(source.children())[:-2])  # without average pooling and classifier
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from server.report.tables.model import Cell, Column, Row, Table, absent, count, estimate, site_name, table
-from server.report.wording import decimal, interval, signed_interval
+from server.report.wording import decimal, signed
 
 Json = dict[str, Any]
 
@@ -50,12 +50,14 @@ def _cell(arm: str, own: Json | None, compared: Json | None) -> Cell:
         return absent("not estimable")
     values = {"": auc["value"], "_low": auc["low"], "_high": auc["high"]}
     if arm == "federated":
-        return Cell(decimal(auc["value"]), interval(auc).partition(" ")[2].strip("()"), values)
+        span = "" if auc["low"] is None else f"{decimal(auc['low'])} to {decimal(auc['high'])}"
+        return Cell(decimal(auc["value"]), span, values)
     less = compared["auc"] if compared else None
     if less is None:
         return Cell(decimal(auc["value"]), "", values)
     values |= {"_difference": less["value"], "_difference_low": less["low"], "_difference_high": less["high"]}
-    return Cell(decimal(auc["value"]), signed_interval(less, 3), values)
+    span = "no interval" if less["low"] is None else f"{signed(less['low'], 3)} to {signed(less['high'], 3)}"
+    return Cell(decimal(auc["value"]), f"{signed(less['value'], 3)}; {span}", values)
 
 
 def _alone(folds: Json) -> Table | None:

@@ -14,7 +14,7 @@ _COLUMNS = (
     Column("patients", "Patients"),
     Column("value", "Result"),
     Column("against", "Held against"),
-    Column("verdict", "Verdict", left=True),
+    Column("verdict", "Verdict"),
 )
 _TOLD_AT_SITES = ("deletion", "insertion", "pointing game")
 
@@ -56,7 +56,7 @@ def _at_sites(sites: dict[str, list[Json]]) -> Table | None:
             rows.append(Row((words(method.replace("_", " ")), words(test), *found)))
     of = (Column("method", "Method", left=True), Column("test", "Test", left=True), *(Column(name, name) for name in sites))
     caption = "The same at each site: result, and below it what it is held against. “Failed” may be for want of patients."
-    return table("explanation_by_site", caption, of, rows, wide=True)
+    return table("explanation_by_site", caption, of, rows)
 
 
 def _found(tests: list[Json], method: str, test: str) -> Cell:
