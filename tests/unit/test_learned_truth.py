@@ -1,7 +1,7 @@
 """What the demo's network learns at four invented hospitals of 400 patients each, against what is true of 1,600 others.
 
-``make slow`` runs it; with ``-s`` it prints the table of the README. What is wanted and was not reached is marked as such. Everything is at the sizes of ``site_configs/demo``,
-which a CPU can train.
+``make slow`` runs it; with ``-s`` it prints the table of the README. What is wanted and was not reached is marked as such.
+Everything is at the sizes of ``site_configs/demo``, which a CPU can train.
 """
 
 from collections.abc import Callable
