@@ -1,11 +1,9 @@
-"""File systems of their own, to be filled and made read-only."""
+"""File systems of their own, to be filled."""
 
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from tests.deployed import wait_for
 
 
 @contextmanager
@@ -32,9 +30,3 @@ def fill(folder: Path) -> Path:
                 while filler.write(b"\0" * piece):
                     pass
     return file
-
-
-def remount(folder: Path, how: str) -> None:
-    """Make it read-only (``ro``), as soon as nobody has a file open to write, or writable again (``rw``)."""
-    command = ["mount", "-o", f"remount,{how}", folder]
-    wait_for(lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, timeout_s=30.0)

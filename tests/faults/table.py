@@ -24,6 +24,7 @@ MODULES = (
     "test_replies",
     "test_files",
     "test_memory",
+    "test_read_only",
     "test_trust",
 )
 
