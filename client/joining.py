@@ -42,6 +42,7 @@ WARN_EVERY_S = 86_400.0
 GRACE_S = 20.0
 _CONNECTED = "SuperNode ID:"
 _UNKNOWN = "[code: 2004]"
+_ERROR, STUCK_S = "ERROR", 15.0  # its last word, and for how long
 _RETRYING, _THROUGH = "Connection attempt failed, retrying", "Connection successful"
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,8 @@ class _Connection:
         self._supervisor = Supervisor(household, [relay, supernode], folder=self._folder)
         self._connected = self._was_connected = False
         self._restarts = self._refusals = 0
-        self._cut_off = False
+        self._cut_off = self._ended_here = False
+        self._last_said, self._silent_since = "", monotonic()
         self._next_beat = self._next_reach = self._next_warning = 0.0
         self._kit_stamp = joining.kit_file.stat().st_mtime_ns
 
@@ -180,6 +182,13 @@ class _Connection:
         """The SuperNode tries again for ever, and says nothing of why: which step to the center fails, and when it no longer
         does, is told here."""
         said = self._household.tail(SUPERNODE, lines=5)
+        if said != self._last_said:
+            self._last_said, self._silent_since = said, monotonic()
+        elif _ERROR in said and monotonic() > self._silent_since + STUCK_S:
+            self._reach()  # if it is the line, its own words say less
+            self._say("the SuperNode has given up, and does not end by itself; it is started again")
+            self._end_supernode()
+            return
         failing = said.rfind(_RETRYING) > said.rfind(_THROUGH)
         if failing and monotonic() >= self._next_reach:
             self._next_reach = monotonic() + RETRY_S
@@ -191,6 +200,9 @@ class _Connection:
     def _pause(self, code: int) -> float:
         """How long to wait after the SuperNode has ended, and why."""
         output = self._household.output(SUPERNODE)
+        if self._ended_here:
+            self._ended_here = False
+            return 0.0 if code == 0 else REJOIN_S
         if code == 0:
             (self._folder / ONLINE).unlink(missing_ok=True)  # it has said goodbye
         elif self._connected:
@@ -232,7 +244,14 @@ class _Connection:
             done.append("the center has a new address: start consilium-site join again")
         for line in done:
             self._say(line)
+        self._end_supernode()
+
+    def _end_supernode(self) -> None:
+        """Have it started anew: at once if it could say goodbye, and else when the center lets it in again."""
         self._household.end(SUPERNODE)
+        self._ended_here = True
+        if self._household.exit_code(SUPERNODE) == 0:
+            (self._folder / ONLINE).unlink(missing_ok=True)
 
     def _warn(self) -> None:
         if monotonic() >= self._next_warning:

@@ -129,7 +129,7 @@ class _Conductor:
         fruitless, pause, rounds = 0, FIRST_PAUSE_S, self._rounds()
         while True:
             problem, final = self._launch()
-            if problem is None and _is_finished(self._out):
+            if self._finished():  # also if whoever conducted it died before it could say so
                 return
             problem = problem or "the study ended without being finished"
             if final:
@@ -238,6 +238,11 @@ class _Conductor:
         with suppress(sqlite3.OperationalError), Journal(self._out) as journal:  # on a disk that fails it cannot be opened
             self._known_rounds = len(journal.rounds())
         return self._known_rounds
+
+    def _finished(self) -> bool:
+        with suppress(sqlite3.OperationalError):  # on a disk that fails
+            return _is_finished(self._out)
+        return False
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)

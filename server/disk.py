@@ -1,4 +1,4 @@
-"""What to tell when nothing can be written: a full disk is not a fault of the program, and passes."""
+"""What to tell when nothing can be written: a disk that is full or read-only is not a fault of the program, and passes."""
 
 import errno
 import sqlite3
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shared_model.durable import write_durably
 
-_OF_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_OF_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 _OF_SQLITE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 _PROBE, _PROBE_SIZE = ".writable", 65_536
 

@@ -46,7 +46,11 @@ http {{
             proxy_request_buffering off;
             proxy_buffering off;
             proxy_read_timeout 120s;
+            # A SuperLink whose database was busy says 500, on which a SuperNode gives up for good; on 503 it tries again.
+            proxy_intercept_errors on;
+            error_page 500 =503 @busy;
         }}
+        location @busy {{ return 503; }}
         location / {{ return 403; }}
     }}
 }}

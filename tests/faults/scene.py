@@ -100,6 +100,11 @@ class Scene:
         Journal.create(
             self.out, protocol, run="r", engine="in-process", seed=3, enrolled=tuple(self.configs), versions={}
         ).close()
+        return self.resume(**grid)
+
+    def resume(self, **grid: object) -> list[tuple[str, ...]]:
+        """Conduct it from where it stands."""
+        protocol = read_protocol(self.study)
         state = self.folder / "state"
         workers = {site: open_site(config, state=state / site, threads=1) for site, config in self.configs.items()}
         for worker in workers.values():

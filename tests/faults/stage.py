@@ -25,6 +25,7 @@ from server.registration import DATABASE
 from shared_model import leash
 from shared_model.crashpoints import HOLD, KILL, PLAN, REACHED
 from tests.deployed import CENTER, SITE, Deployed, deployed, environment, wait_for
+from tests.faults.disks import small_disk
 from tests.faults.invariants import CANARY, Hospital, invariants
 from tests.faults.proxy import Proxy
 from tests.faults.rows import Told
@@ -34,6 +35,7 @@ from tests.tables import write_sites, write_study
 SITES = ("east", "north", "west")
 WEST = "west"  # the site that most is done to; it reaches the center through a proxy of ours
 OTHERS = ("east", "north")
+HOST = "127.0.0.2"  # of the center: what is at 127.0.0.1 is never reached by way of a proxy
 ROUNDS = 3
 DEADLINE_S = 60
 RESTART_S = 1.0  # of the service manager
@@ -76,6 +78,7 @@ class Stage:
     federation: Deployed
     proxy: Proxy
     plans: Path
+    disk: Path | None  # a small file system, for runs whose disk fails
     services: dict[str, Service] = field(default_factory=dict)
     runs: int = 0
     approved: set[tuple[str, str]] = field(default_factory=set)
@@ -87,7 +90,7 @@ class Stage:
         self.services[name] = Service(tuple(map(str, command)), environment() | more)
         self._start(name)
 
-    def end(self, name: str, *, number: signal.Signals = signal.SIGTERM, timeout_s: float = 40.0) -> None:
+    def end(self, name: str, *, number: signal.Signals = signal.SIGTERM, timeout_s: float = 150.0) -> None:
         """End a service for good."""
         service = self.services[name]
         service.kept = False
@@ -376,9 +379,10 @@ def staged(folder: Path) -> Iterator[Stage]:
     for path in sites.values():
         mark_patients(path.with_suffix(".csv"))
     with ExitStack() as stack:
-        federation = stack.enter_context(deployed(folder, sites))
+        federation = stack.enter_context(deployed(folder, sites, host=HOST))
         proxy = stack.enter_context(Proxy.running())
-        stage = Stage(federation, proxy, plans)
+        disk = stack.enter_context(small_disk(folder / "disk", size="24m"))
+        stage = Stage(federation, proxy, plans, disk)
         stack.enter_context(_service_manager(stage))
         stage.keep("up", [*CENTER, "up", federation.federation], **{PLAN: str(plans / "center")})
         for site in SITES:
@@ -388,7 +392,8 @@ def staged(folder: Path) -> Iterator[Stage]:
             start_join(stage, site)
         for site in SITES:
             stage.await_log(f"join-{site}", "connected to")
-            wait_for(federation.socket(site).is_socket, timeout_s=60.0)
+            wait_for(federation.socket(site).is_socket, timeout_s=120.0)
+        assert proxy.carried, "west goes by way of the proxy"
         yield stage
 
 

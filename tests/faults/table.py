@@ -24,6 +24,7 @@ MODULES = (
     "test_replies",
     "test_files",
     "test_memory",
+    "test_read_only",
     "test_trust",
 )
 
@@ -50,12 +51,17 @@ class Row:
         seconds = f"{told['seconds']:.0f}"
         return cls(told["where"], told["name"], told["done"], told["expected"], told["happened"] or "-", held, seconds)
 
+    @classmethod
+    def not_run(cls, fault: Fault) -> "Row":
+        """Of a fault that no run has met yet."""
+        return cls(fault.where, fault.name, fault.done, fault.expected, "-", "not run", "-")
+
     def __str__(self) -> str:
         return f"| {' | '.join(cell.replace('|', '/') for cell in astuple(self))} |"
 
 
 class FaultTable:
-    """Collects the rows of a run and writes them into ``file`` at its end."""
+    """Collects the rows of a run and writes them into ``file``."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -69,12 +75,13 @@ class FaultTable:
         if report.when == "teardown":
             held = HELD[self._outcomes.get(report.nodeid, "passed")]
             told = [json.loads(str(text)) for name, text in report.user_properties if name == PROPERTY]
-            self._rows += [Row.of(row, held=held) for row in told]
+            if told:
+                self._rows += [Row.of(row, held=held) for row in told]
+                self._write()
 
-    def pytest_sessionfinish(self) -> None:
-        """Write the table."""
-        if self._rows:
-            self._file.write_text(with_rows(self._file.read_text(encoding="utf-8"), self._rows), encoding="utf-8")
+    def _write(self) -> None:
+        """After each test, so that a run that is broken off has written what it saw."""
+        self._file.write_text(with_rows(self._file.read_text(encoding="utf-8"), self._rows), encoding="utf-8")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -97,7 +104,7 @@ def rows_in(text: str) -> list[Row]:
 def with_rows(text: str, rows: Sequence[Row]) -> str:
     """``text`` with ``rows`` in its table, in place of those of the same name, in the order of the suite."""
     known = {row.name: row for row in (*rows_in(text), *rows)}
-    ordered = [known[fault.name] for fault in faults() if fault.name in known]
+    ordered = [known.get(fault.name) or Row.not_run(fault) for fault in faults()]
     table = "\n".join([HEAD, *map(str, ordered)])
     return text[: text.index(BEGIN) + len(BEGIN)] + f"\n\n{table}\n\n" + text[text.index(END) :]
 

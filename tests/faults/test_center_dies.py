@@ -112,7 +112,7 @@ def test_services_that_die_are_started_again(stage: Stage, rows: list[Fault], to
         stage.release("center", point)
         run.await_round(number + 1, timeout_s=400.0)
         if fault is not UP:
-            assert "ended with signal 9" in stage.log("up")[before:]
+            stage.await_log("up", "ended with signal 9", after=before)
         told(f"{run.relaunches - relaunches} relaunches", fault)
     run.finish()
     assert stage.services["up"].restarts >= 1

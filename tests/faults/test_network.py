@@ -40,6 +40,7 @@ def test_a_line_that_is_bad_costs_time(stage: Stage, rows: list[Fault], told: To
     sleep(15.0)
     stage.proxy.mend()
     with Between(run):
+        assert run.seconds()[-1] > 15.0
         told(f"round of {run.seconds()[-1]:.0f} s", partition)
         stage.arm(WEST, "worker.sealed", action=HOLD)
     stage.await_reached(WEST, "worker.sealed")
@@ -50,6 +51,7 @@ def test_a_line_that_is_bad_costs_time(stage: Stage, rows: list[Fault], told: To
         told(f"round of {run.seconds()[-1]:.0f} s", reset)
         stage.proxy.rate = 10_000
     run.await_round(4, timeout_s=400.0)
+    assert run.seconds()[-1] > 40.0
     stage.proxy.mend()
     told(f"round of {run.seconds()[-1]:.0f} s", slow)
     run.finish()

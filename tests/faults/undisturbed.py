@@ -67,7 +67,7 @@ def repeat(record: RunRecord, sites: Mapping[str, Path], out: Path) -> RunRecord
 class _Repeated(Loopback):
     record: RunRecord | None = None
 
-    def ask(self, requests: Mapping[str, Envelope], *, deadline_s: float) -> Iterator[Answer]:
+    def ask(self, requests: Mapping[str, Envelope], *, deadline_s: float, give_up: object = None) -> Iterator[Answer]:
         asked = {site: messages.decode(envelope).record for site, envelope in requests.items()}
         takes_part = {site: envelope for site, envelope in requests.items() if self._took_part(site, asked[site])}
         yield from (Answer(site, None, FailureCode.UNREACHABLE, 0.0) for site in requests if site not in takes_part)

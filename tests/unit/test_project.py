@@ -91,7 +91,7 @@ def make(*arguments: str) -> str:
     [
         ("demo", "bin/consilium-center demo"),
         ("test", 'bin/python -m pytest --numprocesses auto -m "not benchmark and not slow"'),
-        ("slow", "bin/python -m pytest --numprocesses auto -m slow"),
+        ("slow", 'bin/python -m pytest --numprocesses auto -m "slow and not faults"'),
         ("check", "bin/lint-imports"),
         ("bench", "bin/python -m pytest -m benchmark"),
         ("faults", "bin/python -m pytest -m faults"),

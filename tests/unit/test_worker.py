@@ -87,6 +87,7 @@ def test_garbage_gets_a_neutral_code(north: Worker, bytes_: bytes) -> None:
         (RuntimeError("patient Jane Doe is odd"), FailureCode.INTERNAL),
         (MemoryError("Jane Doe"), FailureCode.OUT_OF_MEMORY),
         (torch.OutOfMemoryError("Jane Doe"), FailureCode.OUT_OF_MEMORY),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), FailureCode.OUT_OF_MEMORY),
     ],
 )
 def test_no_text_of_an_error_leaves_the_site(
