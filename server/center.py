@@ -79,9 +79,10 @@ def run_center(federation: Federation, *, insecure: bool = False, stop: Event, o
         StudyError: another center is at work in this folder.
     """
     settings = federation.settings
-    _check(federation, settings, insecure=insecure)
     state = federation.state.resolve()
     with alone(state / LOCK, otherwise=f"another consilium-center up is at work in {federation.folder}"), ExitStack() as stack:
+        nginx.end_orphans(state / "logs" / "nginx.log")  # of a center that was killed
+        _check(federation, settings, insecure=insecure)
         prefix = _prepare_homes(state)
         (state / NGINX).mkdir(exist_ok=True, mode=0o700)
         port = settings.port if insecure else _free_port()
@@ -113,6 +114,8 @@ class _Center:
         told = False
         try:
             while not stop.is_set():
+                if not self._insecure and not self._supervisor.is_running(NGINX):
+                    nginx.end_orphans(self._federation.state.resolve() / "logs" / "nginx.log")
                 self._supervisor.step()
                 self._look()
                 if self._healthy and not self._insecure:

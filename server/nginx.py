@@ -4,6 +4,9 @@ SuperLink serves fleet, control and runtime interfaces at one port, and the cont
 may be reached on this machine only.
 """
 
+import contextlib
+import os
+import signal
 from pathlib import Path
 
 BODY_LIMIT = "16m"  # Flower sends a model in pieces of 5 MiB
@@ -63,3 +66,11 @@ def configuration(*, bind: str, port: int, upstream: str, certificate: Path, key
     return _CONFIGURATION.format(
         state=state, limit=BODY_LIMIT, upstream=upstream, listen=listen, certificate=certificate, key=key, root=root
     )
+
+
+def end_orphans(log: Path) -> None:
+    """Kill nginx processes that write to ``log``: workers whose master was killed live on, and hold the port (Linux)."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "exe").readlink().name == "nginx" and (process / "fd" / "2").readlink() == log:
+                os.kill(int(process.name), signal.SIGKILL)
