@@ -91,6 +91,7 @@ def test_ten_kills_at_random_moments_change_no_bit(tmp_path: Path, rows: list[Fa
     told(f"finished after {KILLS} kills; {ROUNDS} rounds, the same bits")
 
 
+@pytest.mark.slow
 def test_kills_in_the_middle_of_a_design_change_nothing_of_it(tmp_path: Path) -> None:
     study, sites, design = write_study(tmp_path, rounds=3), write_sites(tmp_path), "--leave-one-site-out"
     assert start(study, sites, tmp_path / "whole", design).wait(300) == 0

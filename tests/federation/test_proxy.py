@@ -18,7 +18,7 @@ from tests.deployed import Deployed, deployed, wait_for, without_proxies
 from tests.proxies import PASSWORD, Proxy, proxy
 from tests.tables import write_sites, write_study
 
-pytestmark = [pytest.mark.federation, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.federation, pytest.mark.slow, pytest.mark.timeout(900)]
 
 CENTER = "center.consilium.test"  # a name that the proxy knows, and nobody else
 SITE = "east"
