@@ -46,9 +46,11 @@ def test_every_package_has_its_pinned_version_and_a_licence(image: str) -> None:
 
 def test_every_pinned_package_is_in_an_image_or_of_an_extra_alone() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    other = materials().Bill()
     wanted = [Requirement(line) for lines in extras.values() for line in lines]
-    other.add([one for one in wanted if _is_installed(one)], to="extras")
+    if missing := [one.name for one in wanted if not _is_installed(one)]:
+        pytest.skip(f"what they pull in is known where they are installed only: {', '.join(missing)}")
+    other = materials().Bill()
+    other.add(wanted, to="extras")
     left_out = set(materials().pinned()) - set(components("worker")) - set(components("relay"))
     assert left_out <= set(other.packages), left_out - set(other.packages)
 
