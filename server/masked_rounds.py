@@ -131,7 +131,7 @@ class MaskedRounds:
     def _gather(self, question: Question[R], sites: Sequence[str], *, attempt: int, fewest: int) -> MaskingSession | None:
         """A session of those sites that have keys in stock or advertise some now."""
         requests = {site: KeysRequest(self._step(site, question)) for site in sites if site not in self._keys}
-        for site, message in self._sites.ask(question.phase, requests, {}):
+        for site, message in self._sites.ask(question.phase, requests):
             with self._sites.refusing(site, question.phase, question.round):
                 if not isinstance(message.record, KeysReply):
                     raise RefusedError(FailureCode.MALFORMED_REPLY, f"a {message.record.kind} where keys were asked for")
@@ -197,7 +197,7 @@ class MaskedRounds:
         """Ask the survivors, those that do not answer a few times, until enough of them have."""
         for _ in range(HELP_ROUNDS):
             requests = {site: request(site) for site in masked.survivors if site not in done()}
-            for site, message in self._sites.ask(question.phase, requests, {}):
+            for site, message in self._sites.ask(question.phase, requests):
                 with self._sites.refusing(site, question.phase, question.round):
                     take(site, message.record)
             if len(done()) >= masked.needed:

@@ -59,14 +59,9 @@ class Hospitals:
     @property
     def truth(self) -> pd.DataFrame:
         """Of the fresh patients, hospital by hospital, in the order in which a cohort holds them: by identifier as text."""
-        tables = [pd.read_parquet(self.folder / "fresh/truth" / f"{name}.parquet") for name in self.fresh]
-        ordered = [
-            table.assign(hospital=name).sort_values("id", key=lambda i: i.astype(str)) for name, table in self._named(tables)
-        ]
+        tables = [pd.read_parquet(self.folder / "fresh/truth" / f"{name}.parquet").assign(hospital=name) for name in self.fresh]
+        ordered = [table.sort_values("id", key=lambda i: i.astype(str)) for table in tables]
         return pd.concat(ordered, ignore_index=True)
-
-    def _named(self, tables: list[pd.DataFrame]) -> "zip[tuple[str, pd.DataFrame]]":
-        return zip(self.fresh, tables, strict=True)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def _sites(document: Json) -> Json:
 
 def _between(document: Json) -> Json:
     found = {name: block for name, block in document["heterogeneity"].items() if block}
-    cautions = [f"{_capital(block['caution'])}." for block in found.values() if block["caution"]][:1]
+    cautions = [f"{wording.capital(block['caution'])}." for block in found.values() if block["caution"]][:1]
     left_out: dict[str, list[str]] = {}
     for name, block in found.items():
         for site in block["excluded"]:
@@ -90,10 +90,6 @@ def _limits(document: Json) -> Json:
         for item in site["suppressed"]:
             suppressed.setdefault(name, {}).setdefault(item["why"], []).append(item["what"])
     return {"limits": limits(document), "suppressed": suppressed}
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def _case_mix(document: Json) -> Json:

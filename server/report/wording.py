@@ -26,11 +26,6 @@ def interval(number: Json | None, digits: int = 2) -> str:
     return f"{decimal(number['value'], digits)} ({decimal(number['low'], digits)} to {decimal(number['high'], digits)})"
 
 
-def signed(number: float, digits: int = 2) -> str:
-    """``+0.02`` or ``−0.02``."""
-    return f"{number:+z.{digits}f}".replace("-", "−")
-
-
 def percent(share: float | None) -> str:
     """``83%``."""
     return "–" if share is None else f"{100 * share:.0f}%"
@@ -51,6 +46,11 @@ def spelled(number: int) -> str:
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """``seven sites``, ``1,204 patients``."""
     return f"{spelled(number)} {noun if number == 1 else plural or noun + 's'}"
+
+
+def capital(text: str) -> str:
+    """``Text`` for ``text``."""
+    return text[:1].upper() + text[1:]
 
 
 def listing(words: Sequence[str]) -> str:
@@ -176,7 +176,7 @@ def _against_others(document: Json) -> str:
                 f"{words} reaches {decimal(auc['value'])}, {_relation(ours['value'] - auc['value'])} the federated model"
             )
     text = "; ".join(findings)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    return f"{capital(text)}." if text else ""
 
 
 def _relation(ours_less_theirs: float) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
+from server.numerals import signed
 from shared_model import metrics
 from shared_model.messages import CompareReply
 from shared_model.paired import FourFold, PairedCalls, PairedComparison
@@ -192,8 +193,8 @@ def words(auc: Estimate | None, *, where: str, name: str, events: int) -> str:
     if auc is None:
         return f"{where} it cannot be told: too few patients of one outcome."
     if auc.low is None or auc.high is None:
-        return f"{where} the AUCs differ by {signed(auc.value)}, but too few patients tell how sure that is."
-    span = f"{signed(auc.value)} ({signed(auc.low)} to {signed(auc.high)})"
+        return f"{where} the AUCs differ by {signed(auc.value, 3)}, but too few patients tell how sure that is."
+    span = f"{signed(auc.value, 3)} ({signed(auc.low, 3)} to {signed(auc.high, 3)})"
     ranks = f"{where} the federated model ranks patients"
     sentence = {
         "better": f"{ranks} better than {than}: AUC {span}.",
@@ -209,11 +210,6 @@ def words(auc: Estimate | None, *, where: str, name: str, events: int) -> str:
             "cannot be told": " Whether joining helps is open.",
         }[verdict(auc)]
     return sentence + (f" Only {events} events." if events < _FEW_EVENTS else "")
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """``+0.023`` or ``−0.023``, with a true minus sign."""
-    return f"{value:+z.{digits}f}".replace("-", "−")
 
 
 def number(estimate: Estimate | None) -> Json | None:

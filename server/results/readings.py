@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
-from server.results.paired import calls_row, number, signed
+from server.numerals import signed
+from server.results.paired import calls_row, number
 from shared_model import metrics
 from shared_model.messages import CompareReply
 from shared_model.paired import FourFold

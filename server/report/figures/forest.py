@@ -8,7 +8,7 @@ from matplotlib.patches import Polygon
 
 from server.report.figures.looks import WIDTH, look_of, wrapped
 from server.report.svg import COLOURS, Drawing, canvas
-from server.report.wording import decimal, interval
+from server.report.wording import capital, decimal, interval
 
 Json = dict[str, Any]
 
@@ -55,7 +55,7 @@ def _forest(document: Json, metric: str, found: Json, *, label: str, reference: 
         return Drawing(
             figure,
             f"forest_{metric}",
-            f"{label[0].upper()}{label[1:]} by site",
+            f"{capital(label)} by site",
             f"{words}; random-effects mean {interval(mean)}",
         )
 

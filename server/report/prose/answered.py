@@ -5,7 +5,7 @@ Each function takes the document and returns ``(sentence, anchor)``, or None whe
 
 from typing import Any
 
-from server.report.wording import ADVISED_PER_CLASS, count, listing
+from server.report.wording import ADVISED_PER_CLASS, capital, count, listing
 
 Json = dict[str, Any]
 Filled = tuple[str, str] | None
@@ -47,7 +47,7 @@ def preparation(document: Json) -> Filled:
 
 def outcome(document: Json) -> Filled:
     """The outcome."""
-    return f"{document['study']['outcome'][0].upper()}{document['study']['outcome'][1:]}.", "methods"
+    return f"{capital(document['study']['outcome'])}.", "methods"
 
 
 def predictors(document: Json) -> Filled:
@@ -234,4 +234,4 @@ def external(document: Json) -> Filled:
     design = document["design"]
     if not (design["external"] or design["left_out"]):
         return None
-    return f"{design['kind'][0].upper()}{design['kind'][1:]}: the model at sites that it was not trained on.", "leftout"
+    return f"{capital(design['kind'])}: the model at sites that it was not trained on.", "leftout"

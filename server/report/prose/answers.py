@@ -7,7 +7,7 @@ from typing import Any
 from server.report.prose.limits import FEW
 from server.report.prose.privacy import kept
 from server.report.tables.cohort import MUCH
-from server.report.wording import ADVISED_PER_CLASS, count, decimal, interval, listing, percent, ranges
+from server.report.wording import ADVISED_PER_CLASS, capital, count, decimal, interval, listing, percent, ranges
 
 Json = dict[str, Any]
 WIDE = 0.2  # of an AUC's interval: beyond it the number tells little by itself
@@ -270,4 +270,4 @@ def _trust(document: Json) -> str:
 
 
 def _sentences(*parts: str) -> str:
-    return " ".join(f"{part[0].upper()}{part[1:]}." for part in parts if part)
+    return " ".join(f"{capital(part)}." for part in parts if part)

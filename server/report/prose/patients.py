@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from server.report.prose.part import Part, part
-from server.report.wording import count, listing, percent
+from server.report.wording import capital, count, listing, percent
 from shared_model.explanation_layout import network_modalities, network_variables
 from shared_model.protocol import Images, StudyProtocol
 from shared_model.variables import Variable
@@ -106,8 +106,7 @@ def _pictures(images: Images) -> Iterator[str]:
     if images.mm_per_pixel:
         yield f"Pictures of known physical scale were brought to {images.mm_per_pixel:g} mm a pixel."
     if images.intensity != "none":
-        words = _INTENSITY[images.intensity]
-        yield f"{words[0].upper()}{words[1:]}."
+        yield f"{capital(_INTENSITY[images.intensity])}."
 
 
 def missing(protocol: StudyProtocol, document: Json) -> Part:

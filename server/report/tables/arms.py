@@ -1,10 +1,11 @@
 """Every way of training on the same test patients, paired: of one split, and of cross-validation."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from server.report.tables.model import Cell, Column, Row, Table, absent, count, estimate, site_name, table
-from server.report.wording import decimal, signed
+from server.report.tables.model import Cell, Column, Row, Table, count, difference, estimate, site_name, table
+from server.report.wording import capital
 
 Json = dict[str, Any]
 
@@ -21,7 +22,7 @@ def build(document: Json) -> Iterator[Table | None]:
 def _paired(name: str, title: str, arms: Json, comparisons: Json) -> Table | None:
     if not arms:
         return None
-    of = [Column("site", "Site", left=True), *(Column(arm, _capital(block["label"])) for arm, block in arms.items())]
+    of = [Column("site", "Site", left=True), *(Column(arm, capital(block["label"])) for arm, block in arms.items())]
     rows = [
         Row(
             (
@@ -45,19 +46,15 @@ def _compared(comparisons: Json, arm: str, site: str) -> Json | None:
 
 
 def _cell(arm: str, own: Json | None, compared: Json | None) -> Cell:
-    auc = own["auc"] if own else None
-    if auc is None:
-        return absent("not estimable")
-    values = {"": auc["value"], "_low": auc["low"], "_high": auc["high"]}
-    if arm == "federated":
-        span = "" if auc["low"] is None else f"{decimal(auc['low'])} to {decimal(auc['high'])}"
-        return Cell(decimal(auc["value"]), span, values)
-    less = compared["auc"] if compared else None
-    if less is None:
-        return Cell(decimal(auc["value"]), "", values)
-    values |= {"_difference": less["value"], "_difference_low": less["low"], "_difference_high": less["high"]}
-    span = "no interval" if less["low"] is None else f"{signed(less['low'], 3)} to {signed(less['high'], 3)}"
-    return Cell(decimal(auc["value"]), f"{signed(less['value'], 3)}; {span}", values)
+    """AUC, and below it what the federated model's is more; of the federated model itself, its interval."""
+    auc = estimate(own["auc"] if own else None, why="not estimable")
+    if auc.absent or arm == "federated":
+        return auc
+    if compared is None or compared["auc"] is None:
+        return replace(auc, small="")
+    less = difference(compared["auc"], 3)
+    differences = {f"_difference{suffix}": value for suffix, value in less.values.items()}
+    return replace(auc, small=f"{less.text}; {less.small}", values=auc.values | differences)
 
 
 def _alone(folds: Json) -> Table | None:
@@ -74,7 +71,3 @@ def _alone(folds: Json) -> Table | None:
         for name, result in folds["sites"].items()
     ]
     return table("folds", "Cross-validated, at each site.", of, rows)
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]

@@ -1,9 +1,10 @@
 """Tests of the explanations: of all sites' patients together, and at each site."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from server.report.tables.model import Cell, Column, Row, Table, absent, count, site_name, table, words
+from server.report.tables.model import Cell, Column, Row, Table, absent, count, estimate, site_name, table, words
 from server.report.wording import decimal
 
 Json = dict[str, Any]
@@ -36,13 +37,14 @@ def build(document: Json) -> Iterator[Table | None]:
 
 
 def _cells(row: Json) -> tuple[Cell, ...]:
-    own, chance = (row["low"], row["high"]), row["baseline_interval"]
+    low, high = row["baseline_interval"] or (None, None)
+    held = estimate({"value": row["against"], "low": low, "high": high})
     return (
         words(row["method"].replace("_", " ")),
         words(row["test"]),
         count(round(row["patients"])),
-        Cell(decimal(row["value"]), _span(own), {"": row["value"], "_low": own[0], "_high": own[1]}),
-        Cell(f"{row['baseline']} {decimal(row['against'])}", _span(chance), {"": row["against"]}),
+        estimate(row),
+        Cell(f"{row['baseline']} {held.text}", held.small, {"": row["against"]}),
         words("passed") if row["passed"] else Cell("failed", "not to be relied on", {"": "failed"}, warn=True),
     )
 
@@ -64,14 +66,5 @@ def _found(tests: list[Json], method: str, test: str) -> Cell:
         if (row["method"], row["test"]) == (method, test):
             against = f"{row['baseline']} {decimal(row['against'])}, {round(row['patients'])} patients"
             small = against if row["passed"] else f"failed; {against}"
-            return Cell(
-                decimal(row["value"]),
-                small,
-                {"": row["value"], "_low": row["low"], "_high": row["high"]},
-                warn=not row["passed"],
-            )
+            return replace(estimate(row), small=small, warn=not row["passed"])
     return absent("not told")
-
-
-def _span(bounds: Any) -> str:
-    return "" if not bounds or bounds[0] is None else f"{decimal(bounds[0])} to {decimal(bounds[1])}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.numerals import signed
 from server.report import wording
 
 Json = dict[str, Any]
@@ -140,8 +141,8 @@ def difference(known: Json | None, digits: int = 2) -> Cell:
     if known is None:
         return absent("")
     low, high = known["low"], known["high"]
-    small = "no interval" if low is None else f"{wording.signed(low, digits)} to {wording.signed(high, digits)}"
-    return Cell(wording.signed(known["value"], digits), small, {"": known["value"], "_low": low, "_high": high})
+    small = "no interval" if low is None else f"{signed(low, digits)} to {signed(high, digits)}"
+    return Cell(signed(known["value"], digits), small, {"": known["value"], "_low": low, "_high": high})
 
 
 def table(name: str, caption: str, of: Sequence[Column], rows: Sequence[Row], **more: Any) -> Table | None:

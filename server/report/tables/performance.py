@@ -17,7 +17,7 @@ from server.report.tables.model import (
     table,
     words,
 )
-from server.report.wording import decimal, percent, why_not
+from server.report.wording import capital, decimal, percent, why_not
 
 Json = dict[str, Any]
 
@@ -104,10 +104,6 @@ def _rule(row: Json) -> str:
     return f"to find {100 * float(row['rule'].split()[1]):.0f}%"
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 _THRESHOLD_COLUMNS = (
     Column("rule", "Chosen", left=True),
     *(Column(key, label) for key, label in _RATES),
@@ -164,7 +160,7 @@ def _own_thresholds(document: Json) -> Table | None:
             rows.append(Row((site_name(name), *(_own(own.get(rule)) for rule in rules))))
     of = [
         Column("site", "Site", left=True),
-        *(Column(rule.replace(" ", "_"), _capital(_rule({"rule": rule}))) for rule in rules),
+        *(Column(rule.replace(" ", "_"), capital(_rule({"rule": rule}))) for rule in rules),
     ]
     return table("own_thresholds", "Thresholds that each site would choose on its own tuning patients.", of, rows)
 

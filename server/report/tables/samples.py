@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+from server.numerals import signed
 from server.report.tables.model import Cell, Column, Row, Table, absent, count, estimate, number, site_name, table, words
-from server.report.wording import decimal, signed
+from server.report.wording import decimal, percent
 
 Json = dict[str, Any]
 LARGE = 0.25  # standardised difference that is usually called large
@@ -32,11 +33,8 @@ def _strata(strata: Json) -> Table | None:
 
 def _levels(levels: list[Json]) -> Iterator[Cell]:
     for level in levels:
-        yield Cell(
-            f"{level['patients']:,}",
-            f"{100 * level['share']:.0f}%" if level["share"] is not None else "",
-            {"": level["patients"]},
-        )
+        share = percent(level["share"]) if level["share"] is not None else ""
+        yield Cell(f"{level['patients']:,}", share, {"": level["patients"]})
         yield estimate(level["observed"], percent=True, why="nobody")
 
 
@@ -57,7 +55,7 @@ def _case_mix(case_mix: Json, described: list[str]) -> Table | None:
 def _difference(value: float | None, *, signs: bool) -> Cell:
     if value is None:
         return absent("")
-    text = signed(value) if signs else decimal(value)
+    text = signed(value, 2) if signs else decimal(value)
     return Cell(text, "large" if abs(value) > LARGE else "", {"": value}, warn=abs(value) > LARGE)
 
 
