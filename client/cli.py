@@ -112,8 +112,12 @@ def worker(
     Example: consilium-site worker msk.toml --socket /run/consilium/msk.sock --state /var/lib/consilium
     """
     with _told_plainly(as_json=False):
+        import logging
+
         from client.serving import serve_site
 
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+        logging.getLogger("client").setLevel(logging.INFO)
         serve_site(site, socket=socket, state=state, threads=threads, allowed=allow_uid or ())
 
 

@@ -20,10 +20,13 @@ from pathlib import Path
 from threading import Event
 from time import monotonic
 
+from cryptography import x509
+
 from client import warm
 from client.checks import Check
 from client.connection import PERMANENT, Center, connection_checks
 from client.enrolment import Home, accept_kit, root_validity
+from client.worker_check import WorkerWatch
 from shared_model import flower_home
 from shared_model.durable import write_durably
 from shared_model.enrolment import Kit
@@ -100,7 +103,13 @@ def join(joining: Joining, *, stop: Event, tell: Tell) -> None:
         StudyError: another ``join`` is at work in this home.
     """
     folder = joining.home.folder.resolve()
-    with alone(folder / LOCK, otherwise=f"another consilium-site join is at work in {folder}"), ExitStack() as stack:
+    with (
+        alone(
+            folder / LOCK,
+            otherwise=f"another consilium-site join is at work in {folder}: end it first; for another site give another --home",
+        ),
+        ExitStack() as stack,
+    ):
         prefix = flower_home.lock_app(joining.home.flower.resolve())
         environment = flower_home.environment(joining.home.flower.resolve())
         household = stack.enter_context(Household(folder / "logs", environment, grace_s=GRACE_S))
@@ -113,6 +122,7 @@ class _Connection:
         self._household = household
         self._stop = stop
         self._tell = tell
+        self._worker = WorkerWatch(joining.worker, site=joining.kit.site, tell=tell)
         self._said = ""
         self._folder = joining.home.folder.resolve()
         path = {"PATH": os.pathsep.join([str(self._folder / WARM), household.environment["PATH"]])}
@@ -138,6 +148,8 @@ class _Connection:
             self._supervisor.step()
             self._look()
             self._warn()
+            if self._connected:
+                self._worker.look()
             self._follow_kit()
             self._stop.wait(STEP_S)
         if self._supervisor.is_running(SUPERNODE):
@@ -232,7 +244,7 @@ class _Connection:
         if standing == "enrolled":
             self._say(f"{_elsewhere(self._joining)}. Trying again in {REJOIN_S:.0f} s")
             return REJOIN_S
-        fault = unknown_key(self._joining)
+        fault = unknown_key(self._joining, elsewhere=standing is None)
         self._refusals += 1
         if not self._was_connected and self._refusals >= REFUSALS:
             raise ConfigurationError([fault])
@@ -305,10 +317,13 @@ def still_online_s(folder: Path) -> float:
     return left if 0.0 < left <= REJOIN_S else 0.0
 
 
-def unknown_key(joining: Joining) -> Fault:
-    """The center knows no such key."""
+def unknown_key(joining: Joining, *, elsewhere: bool) -> Fault:
+    """The center knows no such key; or, ``elsewhere``, counts it as online already, which is told in the same words."""
     found = f"the center does not accept the key of site {joining.kit.site}: it was revoked, or not approved yet"
     remedy = "ask the center; if it has revoked the key: consilium-site enrol --renew, and send the new request"
+    if elsewhere:
+        found += ", or another consilium-site join is connected with it"
+        remedy = f"end a join that runs elsewhere with a copy of {joining.home.folder}; if there is none, {remedy}"
     return Fault(str(joining.kit_file), "", found, "a key that the center has approved", remedy)
 
 
@@ -344,9 +359,13 @@ def add_authorities(home: Home, kit: Kit, bundle: Path) -> None:
     """
     try:
         more = bundle.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        fault = Fault("--ca-bundle", "", f"{bundle}: {error}", "certificates in PEM", "check the path and its permissions")
-        raise ConfigurationError([fault]) from None
+        x509.load_pem_x509_certificates(more.encode())
+    except (OSError, ValueError) as error:
+        found = f"{bundle}: {(error.strerror if isinstance(error, OSError) else None) or 'no certificate in it'}"
+        remedy = (
+            "ask your IT office for the certificate of its proxy as a PEM file (-----BEGIN CERTIFICATE-----); check the path"
+        )
+        raise ConfigurationError([Fault("--ca-bundle", "", found, "certificates in PEM", remedy)]) from None
     write_durably(home.root_certificate, (kit.ca_certificate + more).encode())
 
 
