@@ -120,7 +120,7 @@ def worker(
 @app.command()
 def synthesize(
     out: Annotated[Path, typer.Option(help="Folder that gets HOSPITAL/ and truth/.")],
-    hospital: Annotated[str, typer.Option(help="alder, birch, cedar, hazel, or maple (DICOM and REDCap).")],
+    hospital: Annotated[str, typer.Option(help="maple (DICOM, REDCap), birch, cedar or hazel; alder is maple as plain csv.")],
     patients: Annotated[int, typer.Option(help="How many.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same hospital.")] = 0,
     scanner: Annotated[str | None, typer.Option(help="vesta_12, orion_9, lyra_15 or delphin_8; the hospital's own.")] = None,
