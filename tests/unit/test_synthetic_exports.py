@@ -92,7 +92,8 @@ def test_dicom_and_redcap_come_back_as_the_same_patients_do_from_csv_and_png(map
     for name in ("label", "categorical", "numeric_present", "slots", "images"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
     torch.testing.assert_close(one.numeric, other.numeric, rtol=0.0, atol=1e-5)
-    pd.testing.assert_frame_equal(*(truth.drop(columns="id") for truth in (truth_of(maple, "maple"), truth_of(tmp_path, "alder"))))
+    truths = truth_of(maple, "maple"), truth_of(tmp_path, "alder")
+    pd.testing.assert_frame_equal(*(truth.drop(columns="id") for truth in truths))
 
 
 @pytest.mark.parametrize("hospital", ["birch", "cedar"])
