@@ -83,7 +83,7 @@ def test_redcap_holds_codes_that_its_dictionary_explains(maple: Path) -> None:
 
 
 def test_dicom_and_redcap_come_back_as_the_same_patients_do_from_csv_and_png(maple: Path, tmp_path: Path) -> None:
-    """Codes, ticked boxes, units, frames, regions and lossless compression leave no trace; callipers are kept here, as in PNG."""
+    """Codes, ticked boxes, units, frames, regions and lossless compression leave no trace; callipers are kept, as in PNG."""
     protocol = read_protocol(Path(str(files("site_configs") / "demo" / "study.toml")))
     as_dicom, as_png = maple / "maple" / "kept.toml", synthesize(tmp_path, hospital="alder", patients=12, seed=3)
     text = (maple / "maple" / "site.toml").read_text(encoding="utf-8")
