@@ -49,7 +49,7 @@ def check(
     Example: consilium-site check msk.toml --study study.toml --html check.html
     """
     with _told_plainly(as_json):
-        from client.preflight import preflight, refused
+        from client.preflight import concealing, preflight, refused
         from shared_model.errors import CohortError, ConfigurationError
 
         if html is not None and not html.parent.is_dir():
@@ -57,16 +57,16 @@ def check(
         try:
             config, protocol = _read(site, study)
             with _progress() as on_progress:
-                # What is written down names neither files nor cells; what is shown to a person must, to be mended.
-                names = not as_json and html is None
-                result = preflight(config, protocol, where=site, deep=deep, fast=fast, names=names, on_progress=on_progress)
+                result = preflight(config, protocol, where=site, deep=deep, fast=fast, on_progress=on_progress)
         except (ConfigurationError, CohortError) as error:
             if html is not None:
                 _write_page(html, refused(error.faults, site=site.stem, study=study.stem if study else None), None)
             raise
+        # What is written down names neither files nor cells; what is shown to a person must, to be mended.
+        to_write = concealing(result, config, protocol)
         if html is not None:
-            _write_page(html, result, protocol)
-        _print(result, protocol, as_json=as_json)
+            _write_page(html, to_write, protocol)
+        _print(to_write if as_json else result, protocol, as_json=as_json)
     if not result.ok:
         raise typer.Exit(2)
 
@@ -92,6 +92,7 @@ def init(
             typer.echo(f"not found: {', '.join(drafted.absent)}")
         if not drafted.has_label:
             typer.echo("no column was recognised as the outcome: name it in label")
+        typer.echo(f"guesses that you have to decide, marked CHECK in the file: {drafted.to_check}")
         for remark in drafted.remarks:
             typer.echo(f"note: {remark}")
         typer.echo(f"next: read it, then consilium-site check {drafted.path}" + (f" --study {study}" if study else ""))
@@ -124,7 +125,7 @@ def worker(
 @app.command()
 def synthesize(
     out: Annotated[Path, typer.Option(help="Folder that gets HOSPITAL/ and truth/.")],
-    hospital: Annotated[str, typer.Option(help="alder, birch, cedar, hazel, or maple (DICOM and REDCap).")],
+    hospital: Annotated[str, typer.Option(help="maple (DICOM, REDCap), birch, cedar or hazel; alder is maple as plain csv.")],
     patients: Annotated[int, typer.Option(help="How many.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same hospital.")] = 0,
     scanner: Annotated[str | None, typer.Option(help="vesta_12, orion_9, lyra_15 or delphin_8; the hospital's own.")] = None,

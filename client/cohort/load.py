@@ -20,7 +20,6 @@ from client.cohort.notices import with_notices
 from client.cohort.parallel import Progress
 from client.cohort.patients import Patients, select_one, select_patients
 from client.cohort.pictures import Picture, PictureRows, PictureTensors, list_pictures, no_pictures, read_pictures
-from client.cohort.pseudonyms import concealed, site_pseudonyms
 from client.cohort.ratings import read_ratings
 from client.cohort.redcap import Field, read_fields, widened, with_choices, with_matches, with_rows_of
 from client.cohort.split import PARTS, shuffled
@@ -66,15 +65,14 @@ def load_cohort(
     *,
     where: Path,
     on_progress: Progress = lambda _doing, _done, _total: None,
-    names: bool = True,
     only: str | None = None,
 ) -> Cohort:
     """Read the site's files as ``protocol`` wants them.
 
     ``where`` is the path of ``site.toml``: paths in it are relative to its folder, and faults name it. ``on_progress``
-    is told what is being done and how far it is (images only; tables take no time). Without ``names``, findings hold
-    pseudonyms instead of names of files and of cells that no code explains: so they may be written down. ``only`` reads one
-    patient, whose outcome need not be known (the label is then 0 and the part ``test``, and neither means anything).
+    is told what is being done and how far it is (images only; tables take no time). Findings name files and cells, which
+    are to be ``concealed`` in what is written down. ``only`` reads one patient, whose outcome need not be known (the label
+    is then 0 and the part ``test``, and neither means anything).
 
     Raises:
         ConfigurationError: the configuration does not fit the protocol, or the columns of the tables.
@@ -95,7 +93,7 @@ def load_cohort(
     found = _findings(patients, part_of, variables=with_outcomes(values, list(patients.labels.values()), protocol))
     if rows is not None and protocol.images is not None:
         found = replace(found, images=_image_findings(rows, pictures, protocol.images))
-    findings = with_notices(found if names else concealed(found, site_pseudonyms(config.site.name)), config, protocol)
+    findings = with_notices(found, config, protocol)
     place_of = {patient: place for place, patient in enumerate(patients.rows)}
     places = {part: [place for place, patient in enumerate(patients.rows) if part_of[patient] == part] for part in PARTS}
     flow = CohortFlow(
@@ -122,7 +120,6 @@ def survey(
     *,
     where: Path,
     on_progress: Progress = lambda _doing, _done, _total: None,
-    names: bool = True,
 ) -> Findings:
     """What can be said without a study: tables, columns, filter, labels and parts, and headers of DICOM objects.
 
@@ -135,7 +132,7 @@ def survey(
         views = list(dict.fromkeys([*config.images.view.named.values(), *filter(None, [config.images.flow])]))
         _list_images(cohort_table, image_table, config.images, patients, views, where=where, on_progress=on_progress)
     found = _findings(patients, patients.parts(config.split), variables={})
-    return with_notices(found if names else concealed(found, site_pseudonyms(config.site.name)), config, None)
+    return with_notices(found, config, None)
 
 
 def open_tables(config: SiteConfig, protocol: StudyProtocol | None, where: Path) -> tuple[SiteConfig, Table, Table | None]:

@@ -12,13 +12,16 @@ from shared_model.protocol import StudyProtocol
 _MOSTLY_MISSING = 0.5
 _MISSING_APART = 0.1  # difference of two shares
 _STANDARD_ERRORS = 3.0
+_ON_SCREEN = " (hashes stand for the codes; the report on the screen of consilium-site check shows them)"
 
 
-def with_notices(findings: Findings, config: SiteConfig, protocol: StudyProtocol | None) -> Findings:
-    """``findings`` with everything in them that calls for attention said in words."""
+def with_notices(
+    findings: Findings, config: SiteConfig, protocol: StudyProtocol | None, *, concealed: bool = False
+) -> Findings:
+    """``findings`` with everything in them that calls for attention said in words. ``concealed``: cells in them are hashes."""
     noted = [*_of_patients(findings, config), *_of_parts(findings)]
     for name, variable in findings.variables.items():
-        noted += _of_variable(name, variable, protocol)
+        noted += _of_variable(name, variable, protocol, concealed=concealed)
     if findings.images is not None:
         noted += _of_images(findings.images, findings.included)
     elif protocol is not None and (protocol.images is None) != (config.images is None):
@@ -53,25 +56,29 @@ def _of_parts(findings: Findings) -> Iterator[Notice]:
             yield Notice(f"all {counts.patients} patients of part {part!r} are {outcome}", f"expect {consequence}", "parts")
 
 
-def _of_variable(name: str, variable: VariableFinding, protocol: StudyProtocol | None) -> Iterator[Notice]:
+def _of_variable(name: str, variable: VariableFinding, protocol: StudyProtocol | None, *, concealed: bool) -> Iterator[Notice]:
+    def example_of(cells: Mapping[str, int]) -> str:
+        return "CODE" if concealed else next(iter(cells))
+
+    hint = _ON_SCREEN if concealed else ""
     if variable.column is None:
         what = f"{name}: not mapped, missing for every patient"
         yield Notice(what, f"map it in [cohort.variables.{name}] if you have it", "mapping")
         return
     if variable.unmapped:
-        example = next(iter(variable.unmapped))
+        example = example_of(variable.unmapped)
         what = f"{name}: codes that are not mapped became missing: {_counts(variable.unmapped)}"
         remedy = f'add them to codes, e.g. codes = {{ "{example}" = ... }}, or to missing = ["{example}"] if they mean missing'
-        yield Notice(what, remedy, "mapping")
+        yield Notice(what, remedy + hint, "mapping")
     if variable.no_number:
-        example = next(iter(variable.no_number))
+        example = example_of(variable.no_number)
         what = f"{name}: cells that are no number became missing: {_counts(variable.no_number)}"
         remedy = f'add missing = ["{example}"] if it means missing, or codes = {{ "{example}" = <number> }}'
-        yield Notice(what, f"{remedy}; see also decimal", "mapping")
+        yield Notice(what, f"{remedy}; see also decimal{hint}", "mapping")
     if variable.out_of_range:
         what = f"{name}: values outside the plausible range became missing: {variable.out_of_range}"
-        hint = f'; more would be plausible with unit = "{variable.better_unit}"' if variable.better_unit else ""
-        yield Notice(what, f"check these values, and the unit, in the source{hint}", "ranges")
+        better = f'; more would be plausible with unit = "{variable.better_unit}"' if variable.better_unit else ""
+        yield Notice(what, f"check these values, and the unit, in the source{better}", "ranges")
     if protocol is not None and (unit := likelier_unit(name, variable, protocol.variables[name])):
         stated = protocol.variables[name].unit
         what = f"{name}: median {variable.median:.3g} {stated}: the column looks like {unit}, not {variable.unit}"

@@ -25,12 +25,13 @@ _LABEL_WORTH = 3.0  # a table with an outcome counts as much as one with so many
 
 @dataclass(frozen=True)
 class Drafted:
-    """What ``initialise`` wrote: the file, variables found and not found, and remarks for the reader."""
+    """What ``initialise`` wrote: the file, variables found and not found, guesses marked CHECK, and remarks for the reader."""
 
     path: Path
     found: tuple[str, ...]
     absent: tuple[str, ...]
     has_label: bool
+    to_check: int
     remarks: tuple[str, ...]
 
 
@@ -53,10 +54,18 @@ def initialise(
     protocol = read_protocol(study) if study else _demo_study()
     export = read_export(exports)
     guesses = _guesses(export, protocol, out=out, name=name or _site_name(exports[0]), with_study=study is not None)
-    out.write_text(draft(guesses, protocol, base=out.parent), encoding="utf-8")
+    text = draft(guesses, protocol, base=out.parent)
+    out.write_text(text, encoding="utf-8")
     read_site(out)
     absent = tuple(variable for variable in protocol.variables if variable not in guesses.variables)
-    return Drafted(out, tuple(guesses.variables), absent, guesses.label is not None, guesses.remarks)
+    return Drafted(
+        out,
+        tuple(guesses.variables),
+        absent,
+        guesses.label is not None,
+        sum("CHECK" in line for line in text.splitlines()),
+        guesses.remarks,
+    )
 
 
 def _demo_study() -> StudyProtocol:

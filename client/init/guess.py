@@ -10,7 +10,7 @@ from client.cohort.findings import VariableFinding
 from client.cohort.redcap import simplified
 from client.cohort.tables import Table, number
 from client.cohort.units import likelier_unit
-from client.init.words import SENTINELS, likeness, names_of, tokens, usual_codes, values_of
+from client.init.words import SENTINELS, likeness, means_missing, names_of, tokens, usual_codes, values_of
 from client.site_config import Scalar, canonical_code
 from shared_model.variables import Variable, known_units, unit_factor
 
@@ -50,6 +50,24 @@ class Codes:
         return any(code != category for code, category in self.codes.items())
 
 
+@dataclass(frozen=True)
+class Named:
+    """A column, the ``title`` by which it is looked at, its own or a data dictionary's, and what the dictionary says of it."""
+
+    column: str
+    title: str
+    told: str
+
+    def alike(self, variable: str, synonym: str) -> str:
+        """In words: that the title is like ``synonym``, a name of ``variable``."""
+        title = f'"{self.title}"' if self.title == self.column else f'its label "{self.title}"'
+        if simplified(self.title) == simplified(variable):
+            return f"{title} is the variable's name"
+        if simplified(self.title) == simplified(synonym):
+            return f"{title} is another name for {variable}"
+        return f'{title} is named like "{synonym}"' + (f", another name for {variable}" if synonym != variable else "")
+
+
 def guess_variables(
     table: Table,
     variables: Mapping[str, Variable],
@@ -67,8 +85,8 @@ def guess_variables(
         for name, variable in variables.items()
         for column in table.columns
         if column not in taken and column not in table.repeated
-        for title in {column, (titles or {}).get(column, column)}
-        for guess in _guesses(name, variable, column, table, decimal, title=title)
+        for title in dict.fromkeys([column, (titles or {}).get(column, column)])
+        for guess in _guesses(name, variable, Named(column, title, (titles or {}).get(column, "")), table, decimal)
     ]
     found: dict[str, Guess] = {}
     used: set[str] = set()
@@ -97,26 +115,31 @@ def match_codes(cells: Sequence[str], names: Mapping[str, tuple[str, ...]], labe
     return Codes(share, codes, unmapped, ordered)
 
 
-def _guesses(name: str, variable: Variable, column: str, table: Table, decimal: str, *, title: str) -> Iterator[Guess]:
-    likely, synonym = likeness(_without_unit(title, variable, name), names_of(name))
+def _guesses(name: str, variable: Variable, named: Named, table: Table, decimal: str) -> Iterator[Guess]:
+    column = named.column
+    likely, synonym = likeness(_without_unit(named.title, variable, name), names_of(name))
     if likely < _LIKELY_NAME:
         return
     likely *= 1.0 if synonym == name else _SYNONYM
     cells = [cell for cell in table.columns[column] if cell]
     if not cells:
         return
-    labels = table.choices.get(column) or usual_codes(name, cells)
-    alike = f'"{title}" is named like "{synonym}"' if simplified(title) != simplified(name) else f'"{title}" has its name'
+    explained = table.choices.get(column, {})
+    alike = named.alike(name, synonym)
     if variable.kind == "categorical":
+        absent = {code: label for code, label in explained.items() if means_missing(label)}
+        cells = [cell for cell in cells if canonical_code(cell) not in absent]
+        usual = {} if explained else usual_codes(name, cells)
+        labels = {code: label for code, label in explained.items() if code not in absent} or usual
         names = {category: values_of(category) for category in variable.categories}
         codes = _indicator(column, cells, variable) or match_codes(cells, names, labels)
         if codes.share >= _LIKELY_VALUES:
-            yield _category_guess(name, column, likely, alike, codes)
+            yield _category_guess(name, column, likely, alike, codes, absent=absent, by_standard=bool(usual))
         return
     numbers = [value for cell in cells if (value := number(cell, decimal=decimal)) is not None]
     share = len(numbers) / len(cells)
     if share >= _LIKELY_VALUES:
-        settings, doubts, plausible, why = _number_settings(name, variable, column, numbers, title=title)
+        settings, doubts, plausible, why = _number_settings(name, variable, named, numbers, absent=_absent(table))
         if share < 1.0:
             doubts.append(f"{1.0 - share:.0%} of its cells are no numbers")
         score = _NAME * likely + _VALUES * plausible * share - _DOUBT * len(doubts)
@@ -137,27 +160,46 @@ def _indicator(column: str, cells: Sequence[str], variable: Variable) -> Codes |
     )
 
 
-def _category_guess(name: str, column: str, likely: float, alike: str, codes: Codes) -> Guess:
+def _absent(table: Table) -> dict[str, str]:
+    """Codes that a data dictionary explains, in any of the fields, as a value that is missing, with their labels."""
+    explained = (pair for choices in table.choices.values() for pair in choices.items())
+    return {code: label for code, label in explained if means_missing(label)}
+
+
+def _category_guess(
+    name: str, column: str, likely: float, alike: str, codes: Codes, *, absent: Mapping[str, str], by_standard: bool
+) -> Guess:
     settings: dict[str, object] = {"column": column}
     doubts = []
     if codes.needed:
         settings["codes"] = codes.codes
+    if absent:
+        settings["missing"] = [code_value(code) for code in absent]
+    if by_standard:
+        doubts.append("1 and 2 are read as ISO/IEC 5218 has them: check them with the code book")
     if codes.ordered:
         doubts.append("the codes are taken in the order of the categories: check them with the code book")
     if codes.unmapped:
         seen = ", ".join(f'"{cell}" ({count})' for cell, count in list(codes.unmapped.items())[:8])
         doubts.append(f"not mapped, so missing: {seen}")
-    evidence = f"{alike}; {codes.share:.0%} of its values are categories of the study"
+    evidence = f"{alike}; {codes.share:.0%} of its values are categories of the study{_called_missing(absent)}"
     return Guess(name, column, _NAME * likely + _VALUES * codes.share, settings, evidence, tuple(doubts))
 
 
+def _called_missing(absent: Mapping[str, str]) -> str:
+    return "".join(f'; {code} is "{label}" in the data dictionary' for code, label in absent.items())
+
+
 def _number_settings(
-    name: str, variable: Variable, column: str, numbers: list[float], *, title: str
+    name: str, variable: Variable, named: Named, numbers: list[float], *, absent: Mapping[str, str]
 ) -> tuple[dict[str, object], list[str], float, str]:
-    """The keys of a numeric mapping, doubts about them, the share of plausible values, and the evidence in words."""
-    settings: dict[str, object] = {"column": column}
+    """The keys of a numeric mapping, doubts about them, the share of plausible values, and the evidence in words.
+
+    ``absent`` are codes that mean a missing value in other columns.
+    """
+    settings: dict[str, object] = {"column": named.column}
     doubts = []
-    unit, why, certain = _unit(name, variable, title, [value for value in numbers if value not in SENTINELS] or numbers)
+    unit, why, certain = _unit(name, variable, named, [value for value in numbers if value not in SENTINELS] or numbers)
     if unit is not None:
         settings["unit"] = unit
     if not certain:
@@ -167,24 +209,29 @@ def _number_settings(
     numbers = [value for value in numbers if value not in missing] or numbers
     plausible = _plausible(numbers, factor, variable)
     if missing:
-        settings["missing"] = sorted(map(int, missing))
-        doubts.append("taken as missing because no such value is plausible")
+        codes = sorted(map(int, missing))
+        settings["missing"] = codes
+        known = {str(code): absent[str(code)] for code in codes if str(code) in absent}
+        why += _called_missing(known)
+        if len(known) < len(missing):
+            doubts.append("taken as missing because no such value is plausible")
     middle = f"{median(numbers) * factor:.3g} {variable.unit or ''}".strip()
     limits = f" in {variable.range[0]:g}..{variable.range[1]:g}" if variable.range else " numbers"
     return settings, doubts, plausible, f"{why}; {plausible:.0%} of values{limits}, median {middle}"
 
 
-def _unit(name: str, variable: Variable, column: str, numbers: list[float]) -> tuple[str | None, str, bool]:
-    """The unit in the header, or else the one in which the values are plausible; why, and whether no other would do."""
+def _unit(name: str, variable: Variable, named: Named, numbers: list[float]) -> tuple[str | None, str, bool]:
+    """The unit that is stated, or else the one in which the values are plausible; why, and whether no other would do."""
     if variable.unit is None:
         return None, "", True
     units = known_units(variable.unit, variable=name)
-    if (stated := _unit_in(column, units)) is not None:
-        return stated, f"; {stated} is in the header", True
+    for text, place in ((named.column, "header"), (named.told, "data dictionary")):
+        if (stated := _unit_in(text, units)) is not None:
+            return stated, f"; {stated} is in the {place}", True
     factors = {unit: unit_factor(unit, variable.unit, variable=name) or 1.0 for unit in units}
 
     def fits(unit: str) -> tuple[float, bool]:
-        finding = VariableFinding(column, unit, factors[unit], median=median(numbers) * factors[unit])
+        finding = VariableFinding(named.column, unit, factors[unit], median=median(numbers) * factors[unit])
         return round(_plausible(numbers, factors[unit], variable), 1), likelier_unit(name, finding, variable) is None
 
     best = max(units, key=fits)
@@ -221,16 +268,20 @@ def _label(cell: str, labels: Mapping[str, str] | None) -> str:
 
 
 def _category(cell: str, names: Mapping[str, tuple[str, ...]]) -> str | None:
-    """The one category that ``cell`` means: by a name, then as the beginning of one or the other, then by a word within."""
+    """The one category that ``cell`` means: by a name, then by the longest name of several words within, as the beginning of
+    one, by a word within, or by its first word."""
     word = simplified(cell)
     if not word:
         return None
     folded = {category: {simplified(name) for name in every} for category, every in names.items()}
+    longest = max(_words_in(word, every) for every in folded.values())
     rules: tuple[Callable[[str], bool], ...] = (
         lambda category: word == simplified(category),
         lambda category: word in folded[category],
+        lambda category: _words_in(word, folded[category]) == longest > 1,
         lambda category: _begins(word, simplified(category)),
-        lambda category: bool(_words_in(word, folded[category])),
+        lambda category: _words_in(word, folded[category]) == longest > 0,
+        lambda category: word.startswith(simplified(category) + "_"),
     )
     for fits in rules:
         if found := [category for category in names if fits(category)]:
@@ -242,12 +293,13 @@ def _begins(word: str, category: str) -> bool:
     """``T1a`` begins with T1, and ``hypo`` begins hypoechoic."""
     if re.fullmatch(r"[a-z]{1,2}\d", category) and re.fullmatch(rf"p?{category}[a-z]*", word):
         return True
-    return len(word) >= _SHORTEST_START and (category.startswith(word) or word.startswith(category + "_"))
+    return len(word) >= _SHORTEST_START and category.startswith(word)
 
 
-def _words_in(word: str, names: set[str]) -> set[str]:
-    """Names, of more than a letter or two, whose words stand side by side in ``word``."""
-    return {name for name in names if len(name) >= _SHORTEST_START and f"_{name}_" in f"_{word}_"}
+def _words_in(word: str, names: set[str]) -> int:
+    """Words of the longest of ``names``, of more than a letter or two, whose words stand side by side in ``word``."""
+    within = [name for name in names if len(name) >= _SHORTEST_START and f"_{name}_" in f"_{word}_"]
+    return max((name.count("_") + 1 for name in within), default=0)
 
 
 def _by_order(cells: Sequence[str], categories: Sequence[str]) -> dict[str, str | None] | None:

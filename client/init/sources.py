@@ -7,7 +7,7 @@ from pathlib import Path
 
 from client.cohort.redcap import FIELD_HEADINGS
 from client.cohort.tables import Table, number, read_rows, read_table, sheet_names
-from client.init.words import MISSING
+from client.init.words import means_missing
 from client.site_config import TableFormat, canonical_code
 from shared_model.errors import CohortError, ConfigurationError, Fault
 
@@ -155,7 +155,7 @@ def _missing(table: Table) -> dict[str, tuple[object, str]]:
     counts: dict[str, int] = {}
     for column in table.columns.values():
         for cell in column:
-            if cell and (cell.casefold().strip("[]<>()") in MISSING) and number(cell, decimal=".") is None:
+            if cell and means_missing(cell) and number(cell, decimal=".") is None:
                 counts[cell] = counts.get(cell, 0) + 1
     distinct = {canonical_code(cell): cell for cell in sorted(counts)}
     if not distinct:

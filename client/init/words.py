@@ -35,6 +35,11 @@ def usual_codes(variable: str, cells: Sequence[str]) -> Mapping[str, str] | None
     return codes if codes and set(cells) <= set(codes) else None
 
 
+def means_missing(text: str) -> bool:
+    """Whether a cell, or the label of a code, says that there is no value: ``[Not Available]``."""
+    return text.casefold().strip("[]<>() ") in MISSING
+
+
 def values_of_view(view: str) -> tuple[str, ...]:
     """The name of a view and the codes in use for it."""
     return (view, *(code for kind, codes in _SYNONYMS["views"].items() if kind in view for code in codes))

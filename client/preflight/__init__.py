@@ -1,5 +1,6 @@
 """``consilium-site check``: every question to a site's data and machine before a study, each with an answer and a remedy."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ from numpy.typing import NDArray
 
 from client.cohort import Cohort, load_cohort, survey
 from client.cohort.load import open_tables
+from client.cohort.notices import with_notices
 from client.cohort.parallel import Progress
 from client.cohort.patients import Patients, select_patients
+from client.cohort.pseudonyms import concealed, site_pseudonyms
 from client.cohort.tables import Table
 from client.preflight.checks import Check, Preflight, Problem, Sheet, Status, skipped
 from client.preflight.data import data_checks
@@ -28,7 +31,7 @@ from shared_model.errors import Fault
 from shared_model.inputs import ABSENT, categorical_names, numeric_names
 from shared_model.protocol import StudyProtocol
 
-__all__ = ["Check", "Preflight", "Problem", "Sheet", "Status", "preflight", "refused"]
+__all__ = ["Check", "Preflight", "Problem", "Sheet", "Status", "concealing", "preflight", "refused"]
 
 
 def preflight(
@@ -38,13 +41,12 @@ def preflight(
     where: Path,
     deep: bool = False,
     fast: bool = False,
-    names: bool = True,
     on_progress: Progress = lambda _doing, _done, _total: None,
 ) -> Preflight:
     """Make every check of the site ``where`` against ``protocol``, or those that need none.
 
-    ``deep`` also looks for leakage in columns that are not mapped; ``fast`` measures no training. ``names`` as in
-    ``load_cohort``.
+    ``deep`` also looks for leakage in columns that are not mapped; ``fast`` measures no training. The result names
+    files and cells, for a person to mend them; ``concealing`` them, it may be written down.
 
     Raises:
         ConfigurationError, CohortError: as ``load_cohort``; ``refused`` tells them as checks.
@@ -52,14 +54,14 @@ def preflight(
     config_read, table, _ = open_tables(config, protocol, where)
     patients = select_patients(table, config_read, where=str(where))
     if protocol is None:
-        findings = survey(config, where=where, on_progress=on_progress, names=names)
+        findings = survey(config, where=where, on_progress=on_progress)
         checks = [
             *data_checks(findings, config, None, table),
             _repeated_rows(table, config_read, patients),
             *machine_checks(None, None, newest_file=table.path, trial=None),
         ]
         return Preflight(config.site.name, None, tuple(checks), findings)
-    cohort = load_cohort(config, protocol, where=where, on_progress=on_progress, names=names)
+    cohort = load_cohort(config, protocol, where=where, on_progress=on_progress)
     included = _included(patients, cohort)
     checks = [*data_checks(cohort.findings, config, protocol, table), _repeated_rows(table, config_read, included)]
     labels = cohort.tensors.label.numpy().astype(np.int64)
@@ -82,6 +84,22 @@ def preflight(
     trial = None if fast or not len(cohort.parts["train"]) else timed_trial(cohort, protocol)
     checks += machine_checks(cohort, protocol, newest_file=table.path, trial=trial)
     return Preflight(config.site.name, protocol.study.name, tuple(checks), cohort.findings, tuple(sheets))
+
+
+def concealing(result: Preflight, config: SiteConfig, protocol: StudyProtocol | None) -> Preflight:
+    """``result`` with hashes of the site in place of names of files, and of cells that no code explains."""
+    if result.findings is None:
+        return result
+    pseudonyms = site_pseudonyms(config.site.name)
+    findings = with_notices(concealed(result.findings, pseudonyms), config, protocol, concealed=True)
+    told = {
+        Problem(named.what, named.remedy): Problem(hidden.what, hidden.remedy)
+        for named, hidden in zip(result.findings.notices, findings.notices, strict=True)
+    }
+    checks = [
+        replace(check, problems=tuple(told.get(problem, problem) for problem in check.problems)) for check in result.checks
+    ]
+    return replace(result, checks=tuple(checks), findings=findings)
 
 
 def refused(faults: tuple[Fault, ...], *, site: str, study: str | None) -> Preflight:

@@ -28,7 +28,7 @@ def data_checks(findings: Findings, config: SiteConfig, protocol: StudyProtocol 
     found = f"{len(mapped)} of {len(findings.variables)} variables of the study are mapped"
     yield check_of("mapping", "Variables and codes", found, warnings=noted("mapping"))
     units = [variable for variable in findings.variables.values() if variable.unit is not None]
-    yield check_of("units", "Units", f"{len(units)} columns with a unit", warnings=noted("units"))
+    yield check_of("units", "Units", f"columns with a unit: {len(units)}", warnings=noted("units"))
     implausible = sum(variable.out_of_range for variable in findings.variables.values())
     yield check_of("ranges", "Plausible values", f"{implausible} values outside the study's ranges", warnings=noted("ranges"))
     shares = [findings.variables[name].missing_share for name in mapped]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless, UltrasoundImageStorage, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, UltrasoundImageStorage, generate_uid
 
 from client.synthetic.overlay import LEFT, TOP
 from client.synthetic.physics import Scanner
@@ -30,7 +30,7 @@ def write_object(
     """Write one Ultrasound Image Storage object; return its SOP instance UID, which follows from ``patient`` and ``series``.
 
     Args:
-        pixels: the stored picture, ``[H, W]`` or ``[H, W, 3]``, with its frame; run-length encoded if it is in colour.
+        pixels: the stored picture, ``[H, W]`` or ``[H, W, 3]``, with its frame; in lossless JPEG-LS if it is in colour.
         name: surname and given name.
         number: of the patient, from 1; decides dates.
         series: of the object in its study, from 1.
@@ -77,7 +77,7 @@ def write_object(
     dataset.PixelData = content + b"\0" * (len(content) % 2)
     dataset["PixelData"].VR = "OB"
     if colour:
-        dataset.compress(RLELossless, generate_instance_uid=False)
+        dataset.compress(JPEGLSLossless, generate_instance_uid=False)
     dataset.save_as(file, enforce_file_format=True)
     return str(dataset.SOPInstanceUID)
 

@@ -2,7 +2,7 @@
 
 ::
 
-    out/alder/    the hospital: site.toml, tables, pictures
+    out/maple/    the hospital: site.toml, tables, pictures
     out/truth/    what the pipeline never reads, see ``client.synthetic.truth``
 """
 
@@ -47,18 +47,18 @@ def synthesize(out: Path, *, hospital: str, patients: int, seed: int, scanner: s
     """
     profile = _known(hospital, patients, scanner)
     machine = scanner or profile.scanner
-    drawn = draw_patients(patients, mix=with_prevalence(profile.mix, profile.prevalence), seed=derive(seed, hospital))
+    drawn = draw_patients(patients, mix=with_prevalence(profile.mix, profile.prevalence), seed=derive(seed, profile.drawn_as))
     identifiers = [profile.identifier.format(number) for number in range(1, patients + 1)]
     truth, truth_file = truth_table(drawn, identifiers, scanner=machine), out / "truth" / f"{hospital}.parquet"
     folder = out / hospital
     site_file = folder / "site.toml"
-    rng = np.random.default_rng(derive(seed, hospital, "export"))
+    rng = np.random.default_rng(derive(seed, profile.drawn_as, "export"))
     try:
         if site_file.exists() and _holds(truth_file, truth):
             return site_file
         truth_file.unlink(missing_ok=True)  # and written last: it stands for a whole export
         export = _Export(profile, drawn, identifiers, SCANNERS[machine], folder, masks=out / "truth" / hospital)
-        images = _write_pictures(export, rng, seed=derive(seed, hospital, "pictures"))
+        images = _write_pictures(export, rng, seed=derive(seed, profile.drawn_as, "pictures"))
         _write_tables(export, images, rng)
         site_file.write_bytes(_site_file(hospital).read_bytes())
         write_truth(truth_file, truth)

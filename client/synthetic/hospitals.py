@@ -1,7 +1,7 @@
-"""Four invented hospitals: who comes to them, how their scanners draw, and how their export is written.
+"""Invented hospitals, four of them the demo's: who comes to them, how their scanners draw, and how their export is written.
 
 The differences are those that real centres show: prevalence, age and sex, tumour size, which variables are measured,
-units, codes, column names, file formats. ``site_configs/demo/<name>.toml`` maps each export to the demo study.
+units, codes, column names, file formats. ``site_configs/demo/<name>.toml`` maps each export of the demo to its study.
 """
 
 from collections.abc import Mapping
@@ -99,9 +99,11 @@ class Layout:
 @dataclass(frozen=True)
 class Hospital:
     """One invented hospital. ``absent`` is the share of patients without a value of a variable; ``image_columns`` are the
-    headings of patient, file, view and the lesion's box."""
+    headings of patient, file, view and the lesion's box. Patients follow from ``drawn_as`` and the seed: hospitals that share
+    it, and how patients are drawn, have the same ones."""
 
     name: str
+    drawn_as: str
     prevalence: float
     mix: CaseMix
     scanner: str
@@ -118,6 +120,7 @@ _MIX = CaseMix(texture_effect=1.6, vascularity_effect=0.6)
 
 _ALDER = Hospital(
     name="alder",
+    drawn_as="alder",
     prevalence=0.30,
     mix=_MIX,
     scanner="vesta_12",
@@ -157,6 +160,7 @@ _ALDER = Hospital(
 
 _BIRCH = Hospital(
     name="birch",
+    drawn_as="birch",
     prevalence=0.14,
     mix=replace(_MIX, age_mean=48.0, age_sd=13.0, male=0.22, size_median_mm=6.0, suspicion=-0.4),
     scanner="orion_9",
@@ -199,6 +203,7 @@ _BIRCH = Hospital(
 
 _CEDAR = Hospital(
     name="cedar",
+    drawn_as="cedar",
     prevalence=0.52,
     mix=replace(_MIX, age_mean=42.0, male=0.31, size_median_mm=8.2, suspicion=0.3),
     scanner="lyra_15",
@@ -239,6 +244,7 @@ _CEDAR = Hospital(
 
 _HAZEL = Hospital(
     name="hazel",
+    drawn_as="hazel",
     prevalence=0.30,
     mix=replace(_MIX, age_mean=45.0, age_sd=11.0, male=0.25, size_median_mm=7.4),
     scanner="delphin_8",
@@ -272,11 +278,9 @@ _HAZEL = Hospital(
     absent={"tsh": 0.05, "tg": 0.20, "calcitonin": 0.70, "capsule_distance": 0.04, "echogenicity": 0.03},
 )
 
-_MAPLE = Hospital(
+_MAPLE = replace(  # alder's patients as a picture archive and a REDCap project hold them
+    _ALDER,
     name="maple",
-    prevalence=0.22,
-    mix=replace(_MIX, age_mean=46.0, male=0.27, size_median_mm=7.0),
-    scanner="vesta_12",
     layout=Layout(kind="redcap", patients="redcap_export.csv", images="image_list.csv", picture="dicom/{id}/{code}.dcm"),
     identifier="MP-{:04d}",
     columns={
@@ -328,12 +332,11 @@ _MAPLE = Hospital(
     views={
         "bmode_transverse": ViewExport("THY TRANS"),
         "bmode_longitudinal": ViewExport("THY LONG"),
-        "doppler": ViewExport("THY CFM", share=0.8),
+        "doppler": ViewExport("THY CFM", share=0.9),
     },
     image_columns=("record_id", "sop_instance_uid", "series", "x0", "y0", "x1", "y1"),
-    absent={"braf": 0.40, "tsh": 0.04, "tg": 0.18, "calcitonin": 0.75, "capsule_distance": 0.03},
 )
 
-PROFILES: Mapping[str, Hospital] = {hospital.name: hospital for hospital in (_ALDER, _BIRCH, _CEDAR, _HAZEL)}
+PROFILES: Mapping[str, Hospital] = {hospital.name: hospital for hospital in (_MAPLE, _BIRCH, _CEDAR, _HAZEL)}
 HOSPITALS = tuple(PROFILES)  # of the demo
-EXPORTS: Mapping[str, Hospital] = {**PROFILES, _MAPLE.name: _MAPLE}  # all that can be synthesized
+EXPORTS: Mapping[str, Hospital] = {**PROFILES, _ALDER.name: _ALDER}  # all that can be synthesized

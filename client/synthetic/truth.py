@@ -2,8 +2,8 @@
 
 ::
 
-    truth/alder.parquet          one row a patient
-    truth/alder/AL0001_doppler.npz   lesion and gland in each stored picture
+    truth/maple.parquet          one row a patient
+    truth/maple/MP-0001_doppler.npz  lesion and gland in each stored picture
 
 Nothing that a site runs reads this folder.
 """

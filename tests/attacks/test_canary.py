@@ -176,7 +176,7 @@ def test_no_name_comes_out_of_a_hospital(ward, monkeypatch, caplog):
     with caplog.at_level(logging.DEBUG):
         screen = ward.check()
         ward.texts["check --json"] = ward.check("--json").encode()
-        ward.texts["check --html"] = ward.check("--html", str(ward.folder / "page.html")).encode()
+        beside_the_page = ward.check("--html", str(ward.folder / "page.html"))
         run = ["simulate", str(ward.study), *map(str, ward.sites), "--out", str(ward.folder / "run"), "--rounds", "1"]
         simulated = CliRunner().invoke(center_app, run)
     assert simulated.exit_code == 0, simulated.output
@@ -186,7 +186,8 @@ def test_no_name_comes_out_of_a_hospital(ward, monkeypatch, caplog):
     assert json.loads(ward.texts["check --json"])["images"]["used"] == PATIENTS - 1
     assert {path.name for path in (ward.folder / "run").iterdir()} >= {"results.json", "report.html", "journal.sqlite"}
     assert ward.leaks() == set()
-    assert found_in(screen.encode()) == set(ON_SCREEN)
+    assert (ward.folder / "page.html").exists()
+    assert found_in(screen.encode()) == found_in(beside_the_page.encode()) == set(ON_SCREEN)
     images = cached_images(ward)
     assert len(images) == 2
     assert not any(name_is_seen(own) for own in images)
@@ -201,7 +202,8 @@ def test_the_search_finds_a_name_if_the_crop_is_off(ward, monkeypatch):
 def test_the_search_finds_names_if_pseudonyms_are_off(ward, monkeypatch):
     monkeypatch.setattr(Pseudonyms, "of", lambda self, text: text)
     ward.texts["check --json"] = ward.check("--json").encode()
-    assert ward.leaks() == {("check --json", FILE), ("check --json", CODE)}
+    ward.check("--html", str(ward.folder / "page.html"))
+    assert ward.leaks() == {("check --json", FILE), ("check --json", CODE), ("page.html", FILE), ("page.html", CODE)}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])

@@ -182,16 +182,24 @@ def test_a_redcap_export_with_its_dictionary(tmp_path):
     dictionary = [
         ["Variable / Field Name", "Field Type", "Field Label", "Choices, Calculations, OR Slider Labels", "Field Note"],
         ["record_id", "text", "Record", "", ""],
-        ["sex", "radio", "Sex", "0, Female | 1, Male", ""],
+        ["sex", "radio", "Sex", "0, Female | 1, Male | -99, Not known", ""],
+        ["tumour_size", "text", "Largest diameter", "", "cm"],
         ["llnm", "yesno", "Lateral nodes", "", ""],
     ]
-    export = [["record_id", "sex", "llnm"], *([str(k), str(k % 2), str(k % 3 // 2)] for k in range(9))]
+    rows = [[str(k), str(k % 2), f"{k % 8 + 0.5}", str(k % 3 // 2)] for k in range(9)]
+    rows += [["9", "-99", "-99", "0"]]
+    export = [["record_id", "sex", "tumour_size", "llnm"], *rows]
     for name, rows in (("dictionary.csv", dictionary), ("export.csv", export)):
         with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(rows)
     cohort = drafted(tmp_path / "site.toml", tmp_path, "--study", LLNM)["cohort"]
     assert (cohort["table"], cohort["redcap_dictionary"]) == ("export.csv", "dictionary.csv")
-    assert cohort["variables"]["sex"]["codes"] == {"0": "female", "1": "male"}
+    assert cohort["variables"]["sex"] == {"column": "sex", "codes": {"0": "female", "1": "male"}, "missing": [-99]}
+    assert cohort["variables"]["tumour_size"] == {"column": "tumour_size", "unit": "cm", "missing": [-99]}
+    text = (tmp_path / "site.toml").read_text(encoding="utf-8")
+    assert "cm is in the data dictionary" in text
+    assert '-99 is "Not known" in the data dictionary' in text
+    assert text.count("CHECK") == 1  # of the outcome: nothing else is a guess where the dictionary says it
     result = run("check", tmp_path / "site.toml", "--study", LLNM, "--json", "--fast")
     assert json.loads(result.stdout)["variables"]["sex"]["categories"] == {"female": 5, "male": 4}
 
@@ -214,6 +222,16 @@ def test_without_a_study_the_demo_study_is_looked_for(tmp_path):
         (["Right lobe", "Bilateral"], ["no", "yes"], {"Right lobe": "no", "Bilateral": "yes"}),
         (["red", "blue"], ["no", "yes"], {}),
         ([], ["no", "yes"], {}),
+        (
+            ["Papillary - usual", "Papillary Carcinoma - Follicular (>= 99%)", "Papillary - Tall Cell (>= 50%)"],
+            ["papillary", "follicular_variant", "tall_cell", "follicular"],
+            {
+                "Papillary - usual": "papillary",
+                "Papillary Carcinoma - Follicular (>= 99%)": "follicular_variant",
+                "Papillary - Tall Cell (>= 50%)": "tall_cell",
+            },
+        ),
+        (["left and right"], ["left", "right"], {}),
     ],
 )
 def test_codes_that_mean_a_category(cells, categories, expected):
@@ -243,6 +261,14 @@ def test_units_come_from_the_header_or_from_the_values():
     assert by_values.settings["unit"] == "months"
     sentinel = guess_variables(table({"age": ["61", "54", "45", "999"]}), age, decimal=".", taken=set())["age"]
     assert (sentinel.settings["unit"], sentinel.settings["missing"]) == ("years", [999])
+
+
+@pytest.mark.parametrize(("cells", "doubted"), [(["1", "2"], True), (["F", "M"], False)])
+def test_a_code_without_a_code_book_is_marked(cells, doubted):
+    sex = {"sex": Variable(kind="categorical", categories=("female", "male"))}
+    found = guess_variables(table({"Geschlecht": cells}), sex, decimal=".", taken=set())["sex"]
+    assert bool(found.doubts) is doubted
+    assert found.evidence.startswith('"Geschlecht" is another name for sex')
 
 
 def test_each_column_is_used_once():

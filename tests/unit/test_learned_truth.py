@@ -87,7 +87,7 @@ def test_what_is_taken_away_is_missed(kind: str, unseen: list[str] | None, hospi
     hidden = [f"contribution_{name}" for name in unseen] if unseen is not None else [
         name for name in parts if name.removeprefix("contribution_") not in (*IMAGE_FEATURES, "intercept")
     ]  # fmt: skip
-    chosen = truth["hospital"].isin(["alder", "cedar"]).to_numpy() if kind == "no Doppler" else np.ones(len(truth), np.bool_)
+    chosen = truth["hospital"].isin(["maple", "cedar"]).to_numpy() if kind == "no Doppler" else np.ones(len(truth), np.bool_)
     label, logit = truth["label"].to_numpy()[chosen], truth["logit"].to_numpy()[chosen]
     true_loss = roc_auc_score(label, logit) - roc_auc_score(label, logit - truth[hidden].sum(axis=1).to_numpy()[chosen])
     loss = train("everything", "central").auc(chosen) - train(kind, "central").auc(chosen)

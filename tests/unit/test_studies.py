@@ -145,7 +145,7 @@ def test_demo_offers_doppler_at_two_of_its_hospitals() -> None:
     assert protocol.study.synthetic
     assert protocol.modalities == ("bmode", "doppler", "clinical", "serum", "genomic")
     with_doppler = {name for name, site in sites_of("demo").items() if "doppler" in site.images.view.codes.values()}  # type: ignore[union-attr]
-    assert with_doppler == {name for name, hospital in PROFILES.items() if "doppler" in hospital.views} == {"alder", "cedar"}
+    assert with_doppler == {name for name, hospital in PROFILES.items() if "doppler" in hospital.views} == {"maple", "cedar"}
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def mapped(hospital: str) -> set[str]:
     return set(sites_of("demo")[hospital].cohort.variables)
 
 
-@pytest.mark.parametrize(("name", "images"), [("alder", 2.9), ("birch", 2.0), ("cedar", 3.0), ("hazel", 1.67)])
+@pytest.mark.parametrize(("name", "images"), [("maple", 2.9), ("birch", 2.0), ("cedar", 3.0), ("hazel", 1.67)])
 def test_demo_hospitals_lack_views(name: str, images: float, demo_cohorts: dict[str, tuple[Cohort, Path]]) -> None:
     cohort, _ = demo_cohorts[name]
     assert cohort.flow.images_unusable == 0

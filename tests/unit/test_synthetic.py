@@ -204,4 +204,4 @@ def test_the_command_prints_the_site_file_or_what_to_mend(tmp_path: Path) -> Non
     assert Path(written.stdout.strip()) == tmp_path / "birch" / "site.toml"
     refused = run("oak")
     assert refused.exit_code == 2
-    assert "alder, birch, cedar, hazel" in refused.stderr
+    assert "maple, birch, cedar, hazel, alder" in refused.stderr

@@ -1,22 +1,27 @@
 """What a synthetic hospital writes: DICOM, REDCap, frames round pictures, missing values, and the truth beside it."""
 
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from client.cli import app
+from client.cohort import load_cohort
+from client.site_config import read_site
 from client.synthetic import EXPORTS, SCANNERS, ceilings, synthesize
 from client.synthetic.export import goes_missing
 from client.synthetic.overlay import LEFT, TOP
 from client.synthetic.patients import TIRADS, CaseMix, draw_patients
 from client.synthetic.truth import truth_table
 from shared_model.errors import ConfigurationError
+from shared_model.protocol import read_protocol
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +80,20 @@ def test_redcap_holds_codes_that_its_dictionary_explains(maple: Path) -> None:
     assert not table.isna().to_numpy().any()
     fields = {name.split("___")[0] for name in table.columns if not name.endswith("_complete")}
     assert fields == set(dictionary.index)
+
+
+def test_dicom_and_redcap_come_back_as_the_same_patients_do_from_csv_and_png(maple: Path, tmp_path: Path) -> None:
+    """Codes, ticked boxes, units, frames, regions and lossless compression leave no trace; callipers are kept, as in PNG."""
+    protocol = read_protocol(Path(str(files("site_configs") / "demo" / "study.toml")))
+    as_dicom, as_png = maple / "maple" / "kept.toml", synthesize(tmp_path, hospital="alder", patients=12, seed=3)
+    text = (maple / "maple" / "site.toml").read_text(encoding="utf-8")
+    as_dicom.write_text(text.replace('dicom = "dicom"', 'dicom = "dicom"\nburned_in = "keep"'), encoding="utf-8")
+    one, other = (load_cohort(read_site(file), protocol, where=file).tensors for file in (as_dicom, as_png))
+    for name in ("label", "categorical", "numeric_present", "slots", "images"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    torch.testing.assert_close(one.numeric, other.numeric, rtol=0.0, atol=1e-5)
+    truths = truth_of(maple, "maple"), truth_of(tmp_path, "alder")
+    pd.testing.assert_frame_equal(*(truth.drop(columns="id") for truth in truths))
 
 
 @pytest.mark.parametrize("hospital", ["birch", "cedar"])
