@@ -284,6 +284,7 @@ class _Connection:
             done.append("the center has a new address: start consilium-site join again")
         for line in done:
             self._say(line)
+        self._node = None  # a new key is another node
         self._end_supernode(heard=True)
 
     def _end_supernode(self, *, heard: bool) -> None:

@@ -1,5 +1,6 @@
 """How join looks after a SuperNode that does not tell by its end that it is of no use any more, nor why it ended."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -48,9 +49,11 @@ class Scene:
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     kit_file = tmp_path / "kit.json"
     kit_file.write_text("{}")
-    kit = SimpleNamespace(address="127.0.0.1:1", site="birch")
+    kit = SimpleNamespace(address="127.0.0.1:1", site="birch", host="127.0.0.1", port=1)
     home = SimpleNamespace(folder=tmp_path, root_certificate=tmp_path / "center.crt", node_key=tmp_path / "node.key")
-    asked = SimpleNamespace(home=home, kit=kit, kit_file=kit_file, worker=tmp_path / "s", insecure=True)
+    asked = SimpleNamespace(
+        home=home, kit=kit, kit_file=kit_file, worker=tmp_path / "s", expect=None, ca_bundle=None, insecure=True
+    )
     clock, told, household = [1000.0], [], Household()
     monkeypatch.setattr(joining, "monotonic", lambda: clock[0])
     connection = _Connection(asked, household, [], Event(), told.append)  # type: ignore[arg-type]
@@ -187,3 +190,14 @@ def test_a_key_that_was_never_let_in_is_given_up_after_a_while(
         assert connection._pause(1) == RETRY_S
     with pytest.raises(ConfigurationError, match="not approved yet"):
         connection._pause(1)
+
+
+def test_a_new_key_is_not_asked_for_by_the_node_of_the_old_one(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    connection = after_a_connection(scene, monkeypatch, tmp_path, standing="unknown")
+    monkeypatch.setattr(joining, "accept_kit", lambda *_, **__: (connection._joining.kit, ["the new key is in use"]))
+    os.utime(connection._joining.kit_file, ns=(1, 1))
+    connection._follow_kit()
+    assert (scene.told, scene.household.ended) == (["the new key is in use"], [SUPERNODE])
+    assert connection._standing() is None
