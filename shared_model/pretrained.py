@@ -34,7 +34,7 @@ _VIT_NAMES = (
 _IN_NETWORK = "image_tokens.encoder.trunk."
 _PROJECTION, _TABLE = "image_tokens.projection.", "table_tokens."
 _REMEDY = "use weights of the encoder that network.encoder names"
-_REMEDY_OF_PICTURES = "use a run of network.kind = \"image_only\" with the same views and sizes, or a file of the encoder alone"
+_REMEDY_OF_PICTURES = 'use a run of network.kind = "image_only" with the same views and sizes, or a file of the encoder alone'
 _JOINT_PROJECTION = re.compile(r"^(.*)\.self_attention\.in_proj_(weight|bias)$")
 
 

@@ -38,8 +38,8 @@ class DifferentialPrivacy(Strict):
 
 class Privacy(Strict):
     """``trainable``: with ``fusion_and_head`` the image encoder (in ``late_fusion`` all of the pictures' network but its head)
-    keeps its first weights, random or pretrained, and does not travel. ``dp`` absent: no differential privacy. ``secure_sum``: the center learns the sum of the sites' updates and
-    summaries, and those of no single site."""
+    keeps its first weights, random or pretrained, and does not travel. ``dp`` absent: no differential privacy.
+    ``secure_sum``: the center learns the sum of the sites' updates and summaries, and those of no single site."""
 
     trainable: Literal["all", "fusion_and_head"] = "all"
     dp: DifferentialPrivacy | None = None

@@ -203,8 +203,8 @@ class TableTokens(nn.Module):
 
 
 def groups_present(batch: PatientBatch, group: Tensor, *, count: int) -> Tensor:
-    """Which of ``count`` groups of variables a patient has any value of, bool ``[B, count]``; ``group`` int64 ``[N + K]`` is each
-    variable's."""
+    """Which of ``count`` groups of variables a patient has any value of, bool ``[B, count]``; ``group`` int64 ``[N + K]`` is
+    that of each variable."""
     in_group = F.one_hot(group, count).bool()  # [N + K, count]
     return (_value_present(batch)[:, :, None] & in_group).any(dim=1)
 

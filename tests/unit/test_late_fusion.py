@@ -77,7 +77,10 @@ def test_a_file_of_an_encoder_alone_gives_no_more_than_that(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("settings", "named"),
-    [({"kind": "image_only", "width": 32}, "image_tokens.projection.weight"), ({"kind": "multimodal"}, "stream_blocks.0.image")],
+    [
+        ({"kind": "image_only", "width": 32}, "image_tokens.projection.weight"),
+        ({"kind": "multimodal"}, "stream_blocks.0.image"),
+    ],
 )
 def test_a_run_of_another_network_is_refused_by_name(settings: dict[str, Any], named: str, tmp_path: Path) -> None:
     weights = stored(tmp_path / "best.safetensors", network(seed=5, **settings).state_dict())

@@ -85,8 +85,8 @@ def _logistic(network: Network) -> str:
 
 def _late_fusion(network: Network) -> str:
     return (
-        f"{_image_only(network)} To the log odds that it gave, those of a logistic regression on the variables were added (late "
-        "fusion)."
+        f"{_image_only(network)} To the log odds that it gave, those of a logistic regression on the variables were added "
+        "(late fusion)."
     )
 
 

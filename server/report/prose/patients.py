@@ -21,11 +21,15 @@ _INTENSITY = {
     "fixed grey, and their brightness evened out over depth",
 }
 
-_MASKED = "No value was imputed: what a patient lacks was masked, and the network has learned tokens that stand for its absence."
+_MASKED = (
+    "No value was imputed: what a patient lacks was masked, and the network has learned tokens that stand for its absence."
+)
 _IMPUTED = (
     "A missing numeric value was replaced by the mean of the training patients and a missing category by its shares among them."
 )
-_MISSING_PICTURES = "Pictures that a patient lacks were masked, and the network has learned tokens that stand for their absence."
+_MISSING_PICTURES = (
+    "Pictures that a patient lacks were masked, and the network has learned tokens that stand for their absence."
+)
 
 
 def participants(protocol: StudyProtocol, document: Json) -> Part:
