@@ -113,8 +113,12 @@ def worker(
     Example: consilium-site worker msk.toml --socket /run/consilium/msk.sock --state /var/lib/consilium
     """
     with _told_plainly(as_json=False):
+        import logging
+
         from client.serving import serve_site
 
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+        logging.getLogger("client").setLevel(logging.INFO)
         serve_site(site, socket=socket, state=state, threads=threads, allowed=allow_uid or ())
 
 
@@ -197,6 +201,7 @@ def _print(result: "Preflight", protocol: "StudyProtocol | None", *, as_json: bo
 @contextmanager
 def _told_plainly(as_json: bool) -> Iterator[None]:
     """Errors raised on purpose become a message and an exit code: 2 for what the user can mend, 1 for the rest."""
+    from shared_model.command_line import in_words
     from shared_model.errors import CohortError, ConfigurationError, ConsiliumError
 
     try:
@@ -209,6 +214,9 @@ def _told_plainly(as_json: bool) -> Iterator[None]:
         raise typer.Exit(2) from None
     except ConsiliumError as error:
         typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        typer.echo(f"error: {in_words(error)}", err=True)
         raise typer.Exit(1) from None
 
 

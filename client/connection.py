@@ -169,11 +169,7 @@ def _untrusted(center: Center, error: ssl.SSLCertVerificationError) -> _StopErro
     issuer = presented.issuer.get_attributes_for_oid(NameOID.COMMON_NAME) if presented else []
     by = f'a certificate signed by "{issuer[0].value!s}"' if issuer else "a certificate"
     if error.verify_code == 10:  # X509_V_ERR_CERT_HAS_EXPIRED
-        found = str(validity("the server certificate", presented)) if presented else "an expired certificate"
-        remedy = "tell the center: consilium-center rotate FEDERATION; nothing changes here"
-        return _StopError(
-            "certificate", found, "the certificate of the center has expired, or this machine's clock is wrong", remedy
-        )
+        return _expired(presented)
     if error.verify_code == 9:  # X509_V_ERR_CERT_NOT_YET_VALID
         return _StopError(
             "certificate", by, "the certificate of the center is not valid yet: this machine's clock is behind", _NTP
@@ -187,6 +183,14 @@ def _untrusted(center: Center, error: ssl.SSLCertVerificationError) -> _StopErro
     remedy = "if your network inspects TLS, let this address through untouched, or give its authority with --ca-bundle; "
     remedy += "if the center has a new authority, ask it for a new kit, and compare the fingerprint by telephone"
     return _StopError("tls", by, "not the authority of the kit: this is another server, or something in between", remedy)
+
+
+def _expired(presented: x509.Certificate | None) -> _StopError:
+    found = str(validity("the server certificate", presented)) if presented else "an expired certificate"
+    what = "the certificate of the center has expired, or this machine's clock is wrong"
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    remedy = f"if it is {today}, tell the center: consilium-center rotate FEDERATION, and nothing changes here; if not, {_NTP}"
+    return _StopError("certificate", found, what, remedy)
 
 
 def _presented(center: Center) -> x509.Certificate | None:

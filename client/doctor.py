@@ -3,19 +3,18 @@ mend it. Needs neither torch nor patients, so that it also runs where the relay 
 
 import os
 import shutil
-import socket as sockets
 import stat
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from client import connection, serving
+from client import connection
 from client.checks import Check, Problem, check_of, skipped
 from client.connection import Center
-from client.doorkeeper import peer
 from client.enrolment import Home
 from client.joining import LOCK, ONLINE, still_online_s
+from client.worker_check import worker_check
 from shared_model import flower_home
 from shared_model.certificates import fingerprint, spoken
 from shared_model.enrolment import Kit
@@ -23,7 +22,6 @@ from shared_model.errors import ConfigurationError
 from shared_model.locking import is_held
 
 DISK_WANTED = 2 * 2**30  # the relay holds a model or two while it passes on, and its logs
-_WORKER_TIMEOUT_S = 10.0
 
 
 def doctor_checks(home: Home, kit: Kit, *, site: str | None, worker: Path | None) -> Iterator[Check]:
@@ -34,13 +32,13 @@ def doctor_checks(home: Home, kit: Kit, *, site: str | None, worker: Path | None
         reached = reached and check.status in {"pass", "warn"}
         yield check
     yield _authentication(home, kit) if reached else skipped("auth", _AUTH, "the center was not reached")
-    yield _worker(worker, kit)
+    yield worker_check(worker, site=kit.site)
     yield _code(home, kit)
     yield _disk(home)
     yield _gpu()
 
 
-_AUTH, _WORKER, _HOME, _DISK = "Key of this site", "Worker", "Flower's home", "Disk"
+_AUTH, _HOME, _DISK = "Key of this site", "Flower's home", "Disk"
 
 
 def _keys(home: Home, kit: Kit, site: str | None) -> Check:
@@ -86,38 +84,6 @@ def _connected(home: Home) -> bool:
         return time.time() - (home.folder / ONLINE).stat().st_mtime < 30.0
     except FileNotFoundError:
         return False
-
-
-def _worker(socket: Path | None, kit: Kit) -> Check:
-    if socket is None:
-        return skipped("worker", _WORKER, "needs --worker SOCKET")
-    start = f"consilium-site worker SITE.toml --socket {socket} --state FOLDER"
-    probe = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
-    with probe:
-        probe.settimeout(_WORKER_TIMEOUT_S)
-        try:
-            probe.connect(str(socket))
-            _, uid = peer(probe)
-        except FileNotFoundError:
-            return check_of("worker", _WORKER, f"no {socket}", failures=[Problem("the worker is not running here", start)])
-        except ConnectionRefusedError:
-            return check_of("worker", _WORKER, f"nobody at {socket}", failures=[Problem("the worker has been killed", start)])
-        except OSError as error:
-            remedy = f"start the worker with --allow-uid {os.getuid()}, and let this user enter {socket.parent}"
-            return check_of("worker", _WORKER, f"{socket}: {error.strerror}", failures=[Problem("no access", remedy)])
-    try:
-        name = serving.RemoteWorker(socket, timeout_s=_WORKER_TIMEOUT_S).name
-    except (ConnectionError, RuntimeError) as error:
-        problem = Problem(
-            f"it does not answer to user {os.getuid()}", f"start it with --allow-uid {os.getuid()}, or see its log"
-        )
-        return check_of("worker", _WORKER, f"of user {uid}: {error}", failures=[problem])
-    failures = []
-    if name != kit.site:
-        failures.append(
-            Problem(f"the worker is that of site {name}, the kit for {kit.site}", "name the socket of the right worker")
-        )
-    return check_of("worker", _WORKER, f"site {name}, of user {uid}; this is user {os.getuid()}", failures=failures)
 
 
 def _code(home: Home, kit: Kit) -> Check:

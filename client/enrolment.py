@@ -24,6 +24,7 @@ from shared_model.enrolment import Kit, SiteRequest, key_sha256, now, public_lin
 from shared_model.errors import ConfigurationError, Fault
 
 HOME = "CONSILIUM_HOME"
+EXPECTED_DIGITS = 16
 
 
 def default_home(site: str) -> Path:
@@ -109,9 +110,12 @@ def enrol(home: Home, *, site: str, title: str, renew: bool = False) -> SiteRequ
     return request
 
 
-def accept_kit(home: Home, kit_file: Path, *, expect: str | None = None) -> tuple[Kit, list[str]]:
+def accept_kit(
+    home: Home, kit_file: Path, *, expect: str | None = None, keep_authorities: bool = False
+) -> tuple[Kit, list[str]]:
     """Check a kit against this hospital's keys and the center accepted before, and keep what Flower needs of it; also
-    returns what was done, in words. ``expect`` is the fingerprint that the center told by telephone.
+    returns what was done, in words. ``expect`` is the fingerprint that the center told by telephone. ``keep_authorities``
+    leaves those that are trusted as they are, for a connection that is at work with them.
 
     Raises:
         ConfigurationError: the kit is for other keys, or of another center.
@@ -122,13 +126,15 @@ def accept_kit(home: Home, kit_file: Path, *, expect: str | None = None) -> tupl
     if home.next_node_key.exists() and home.public_keys()[home.next_node_key.name] == kit.node_key_sha256:
         home.next_node_key.replace(home.node_key)
         done.append("the new key of this site is in use from now on")
-    write_durably(home.root_certificate, kit.ca_certificate.encode())
+    if not (keep_authorities and home.root_certificate.exists()):
+        write_durably(home.root_certificate, kit.ca_certificate.encode())
     return kit, done
 
 
 def _check_keys(home: Home, kit: Kit, kit_file: Path) -> None:
     held = home.public_keys()
-    remedy = f"consilium-site enrol SITE.toml --home {home.folder}, send the request to the center, and use the kit it returns"
+    remedy = f"name the --home in which {kit.site} was enrolled; if it was not yet: consilium-site enrol SITE.toml "
+    remedy += f"--home {home.folder}, send the request to the center, and use the kit it returns"
     if home.node_key.name not in held:
         found = f"no keys in {home.folder}"
         raise ConfigurationError([Fault("--home", "", found, f"the keys that {kit.site} enrolled", remedy)])
@@ -142,7 +148,11 @@ def _check_keys(home: Home, kit: Kit, kit_file: Path) -> None:
 def _check_center(home: Home, kit: Kit, kit_file: Path, expect: str | None) -> list[str]:
     digest = fingerprint(kit.authority)
     wanted = "".join(character for character in (expect or "").lower() if character in "0123456789abcdef")
-    if expect is not None and (len(wanted) < 16 or not digest.startswith(wanted)):
+    if expect is not None and len(wanted) < EXPECTED_DIGITS:
+        remedy = 'give the first four groups or more of what the center told by telephone: --expect "0123 4567 89ab cdef"'
+        found = f"{len(wanted)} hexadecimal digits"
+        raise ConfigurationError([Fault("--expect", "", found, f"a fingerprint, {EXPECTED_DIGITS} digits or more", remedy)])
+    if expect is not None and not digest.startswith(wanted):
         remedy = "do not join; ask the center, on a number that you know, which fingerprint is right"
         found = f"a kit of a center with fingerprint {spoken(digest)}"
         raise ConfigurationError([Fault(str(kit_file), "ca_certificate", found, expect, remedy)])

@@ -9,6 +9,7 @@ a new start waits for that long, and says so.
 import json
 import logging
 import os
+import re
 import socket as sockets
 import sys
 import time
@@ -19,10 +20,13 @@ from pathlib import Path
 from threading import Event
 from time import monotonic
 
+from cryptography import x509
+
 from client import warm
 from client.checks import Check
 from client.connection import PERMANENT, Center, connection_checks
 from client.enrolment import Home, accept_kit, root_validity
+from client.worker_check import WorkerWatch
 from shared_model import flower_home
 from shared_model.durable import write_durably
 from shared_model.enrolment import Kit
@@ -40,8 +44,8 @@ RETRY_S = 15.0
 REFUSALS = 4  # of a key that was never accepted, before this gives up; the center may be about to take it over
 WARN_EVERY_S = 86_400.0
 GRACE_S = 20.0
-_CONNECTED = "SuperNode ID:"
-_UNKNOWN = "[code: 2004]"
+_CONNECTED = re.compile(r"SuperNode ID: (\d+)")
+_REFUSED = "[code: 2004]"  # at its start: a key that is not enrolled, or one that the center counts as online
 _ERROR, STUCK_S = "ERROR", 15.0  # its last word, and for how long
 _RETRYING, _THROUGH = "Connection attempt failed, retrying", "Connection successful"
 
@@ -99,7 +103,13 @@ def join(joining: Joining, *, stop: Event, tell: Tell) -> None:
         StudyError: another ``join`` is at work in this home.
     """
     folder = joining.home.folder.resolve()
-    with alone(folder / LOCK, otherwise=f"another consilium-site join is at work in {folder}"), ExitStack() as stack:
+    with (
+        alone(
+            folder / LOCK,
+            otherwise=f"another consilium-site join is at work in {folder}: end it first; for another site give another --home",
+        ),
+        ExitStack() as stack,
+    ):
         prefix = flower_home.lock_app(joining.home.flower.resolve())
         environment = flower_home.environment(joining.home.flower.resolve())
         household = stack.enter_context(Household(folder / "logs", environment, grace_s=GRACE_S))
@@ -112,6 +122,7 @@ class _Connection:
         self._household = household
         self._stop = stop
         self._tell = tell
+        self._worker = WorkerWatch(joining.worker, site=joining.kit.site, tell=tell)
         self._said = ""
         self._folder = joining.home.folder.resolve()
         path = {"PATH": os.pathsep.join([str(self._folder / WARM), household.environment["PATH"]])}
@@ -119,6 +130,7 @@ class _Connection:
         relay = Service(RELAY, [*prefix, sys.executable, "-m", "client.warm", str(self._folder / WARM)])
         self._supervisor = Supervisor(household, [relay, supernode], folder=self._folder)
         self._connected = self._was_connected = False
+        self._node: int | None = None
         self._restarts = self._refusals = 0
         self._cut_off = self._ended_here = False
         self._last_said, self._silent_since = "", monotonic()
@@ -136,6 +148,8 @@ class _Connection:
             self._supervisor.step()
             self._look()
             self._warn()
+            if self._connected:
+                self._worker.look()
             self._follow_kit()
             self._stop.wait(STEP_S)
         if self._supervisor.is_running(SUPERNODE):
@@ -167,7 +181,8 @@ class _Connection:
 
     def _look(self) -> None:
         running = self._supervisor.is_running(SUPERNODE)
-        if running and not self._connected and _CONNECTED in self._household.output(SUPERNODE):
+        if running and not self._connected and (told := _CONNECTED.search(self._household.output(SUPERNODE))):
+            self._node = int(told[1])
             self._connected = self._was_connected = True
             self._say(f"connected to {self._joining.kit.address} as site {self._joining.kit.site}")
         if self._supervisor.restarts[SUPERNODE] != self._restarts:
@@ -185,9 +200,9 @@ class _Connection:
         if said != self._last_said:
             self._last_said, self._silent_since = said, monotonic()
         elif _ERROR in said and monotonic() > self._silent_since + STUCK_S:
-            self._reach()  # if it is the line, its own words say less
-            self._say("the SuperNode has given up, and does not end by itself; it is started again")
-            self._end_supernode()
+            if self._reach():  # if it is the line, that has been said
+                self._say("the SuperNode has given up, and does not end by itself; it is started again")
+            self._end_supernode(heard=False)
             return
         failing = said.rfind(_RETRYING) > said.rfind(_THROUGH)
         if failing and monotonic() >= self._next_reach:
@@ -198,30 +213,55 @@ class _Connection:
             self._say(f"connected again to {self._joining.kit.address}")
 
     def _pause(self, code: int) -> float:
-        """How long to wait after the SuperNode has ended, and why."""
-        output = self._household.output(SUPERNODE)
+        """How long to wait after the SuperNode has ended, and why, which its exit code does not tell: it is 0 after a goodbye
+        and when the center refuses the key in the middle (HTTP 401), and 1 when it refuses it at the start, for any reason."""
         if self._ended_here:
             self._ended_here = False
             return 0.0 if code == 0 else REJOIN_S
-        if code == 0:
-            (self._folder / ONLINE).unlink(missing_ok=True)  # it has said goodbye
-        elif self._connected:
-            if code > 0 and not self._reach():  # it gave up by itself, as on a bad certificate; why has been said
-                return RETRY_S
+        if self._connected and code < 0:
             self._say(f"the SuperNode was killed; the center lets it in again in {REJOIN_S:.0f} s")
             return REJOIN_S
-        if self._reach() and (_UNKNOWN in output or code == 0):
-            if (wait := still_online_s(self._folder)) > 0:
-                self._say(f"the center still counts this site as online; trying again in {wait:.0f} s")
-                return wait
-            fault = unknown_key(self._joining)
-            self._refusals += 1
-            if not self._was_connected and self._refusals >= REFUSALS:
-                raise ConfigurationError([fault])
-            wait = REJOIN_S if self._was_connected else RETRY_S
-            self._say(f"{fault.found}. {fault.remedy}. Trying again in {wait:.0f} s")
-            return wait
+        if not self._reach():
+            return RETRY_S
+        if code == 0 or _REFUSED in self._household.output(SUPERNODE):
+            return self._refused(ended_well=code == 0)
+        if self._connected:
+            self._say(f"the SuperNode has given up; the center lets it in again in {REJOIN_S:.0f} s")
+            return REJOIN_S
         return RETRY_S
+
+    def _refused(self, *, ended_well: bool) -> float:
+        """The way to the center is free: what stands against the key is found out by asking, as Flower's words are the same."""
+        standing = self._standing()
+        if standing == "unavailable":
+            return RETRY_S
+        if standing == "enrolled" and ended_well:
+            self._say("the SuperNode was ended by somebody else; it is started again")
+            return 0.0
+        if standing != "unknown" and (wait := still_online_s(self._folder)) > 0:
+            self._say(f"the center still counts this site as online; trying again in {wait:.0f} s")
+            return wait
+        if standing == "enrolled":
+            self._say(f"{_elsewhere(self._joining)}. Trying again in {REJOIN_S:.0f} s")
+            return REJOIN_S
+        fault = unknown_key(self._joining, elsewhere=standing is None)
+        self._refusals += 1
+        if not self._was_connected and self._refusals >= REFUSALS:
+            raise ConfigurationError([fault])
+        wait = REJOIN_S if self._was_connected else RETRY_S
+        self._say(f"{fault.found}. {fault.remedy}. Trying again in {wait:.0f} s")
+        return wait
+
+    def _standing(self) -> str | None:
+        """What ``ask_standing`` finds; nothing for a site that was never let in, as it is its node that is asked for."""
+        if self._node is None or self._joining.insecure:
+            return None
+        from client.fleet import ask_standing
+
+        home = self._joining.home
+        return ask_standing(
+            self._joining.kit.address, authorities=home.root_certificate, key_file=home.node_key, node=self._node
+        )
 
     def _follow_kit(self) -> None:
         """A new kit in the old one's place, after keys were renewed, is taken up without being told to."""
@@ -244,13 +284,15 @@ class _Connection:
             done.append("the center has a new address: start consilium-site join again")
         for line in done:
             self._say(line)
-        self._end_supernode()
+        self._node = None  # a new key is another node
+        self._end_supernode(heard=True)
 
-    def _end_supernode(self) -> None:
-        """Have it started anew: at once if it could say goodbye, and else when the center lets it in again."""
+    def _end_supernode(self, *, heard: bool) -> None:
+        """Have it started anew: at once if it ended in an orderly way, and else when the center lets it in again. ``heard``:
+        the center can hear its goodbye."""
         self._household.end(SUPERNODE)
         self._ended_here = True
-        if self._household.exit_code(SUPERNODE) == 0:
+        if heard and self._household.exit_code(SUPERNODE) == 0:
             (self._folder / ONLINE).unlink(missing_ok=True)
 
     def _warn(self) -> None:
@@ -276,11 +318,23 @@ def still_online_s(folder: Path) -> float:
     return left if 0.0 < left <= REJOIN_S else 0.0
 
 
-def unknown_key(joining: Joining) -> Fault:
-    """The center knows no such key."""
+def unknown_key(joining: Joining, *, elsewhere: bool) -> Fault:
+    """The center knows no such key; or, ``elsewhere``, counts it as online already, which is told in the same words."""
     found = f"the center does not accept the key of site {joining.kit.site}: it was revoked, or not approved yet"
     remedy = "ask the center; if it has revoked the key: consilium-site enrol --renew, and send the new request"
+    if elsewhere:
+        found += ", or another consilium-site join is connected with it"
+        remedy = f"end a join that runs elsewhere with a copy of {joining.home.folder}; if there is none, {remedy}"
     return Fault(str(joining.kit_file), "", found, "a key that the center has approved", remedy)
+
+
+def _elsewhere(joining: Joining) -> str:
+    """The center counts the site as online, and it is not this process that is."""
+    home = joining.home.folder
+    return (
+        f"the center counts site {joining.kit.site} as online already: does consilium-site join run elsewhere with the keys of "
+        f"{home}? End it there"
+    )
 
 
 def _command(joining: Joining) -> list[str]:
@@ -306,9 +360,13 @@ def add_authorities(home: Home, kit: Kit, bundle: Path) -> None:
     """
     try:
         more = bundle.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        fault = Fault("--ca-bundle", "", f"{bundle}: {error}", "certificates in PEM", "check the path and its permissions")
-        raise ConfigurationError([fault]) from None
+        x509.load_pem_x509_certificates(more.encode())
+    except (OSError, ValueError) as error:
+        found = f"{bundle}: {(error.strerror if isinstance(error, OSError) else None) or 'no certificate in it'}"
+        remedy = (
+            "ask your IT office for the certificate of its proxy as a PEM file (-----BEGIN CERTIFICATE-----); check the path"
+        )
+        raise ConfigurationError([Fault("--ca-bundle", "", found, "certificates in PEM", remedy)]) from None
     write_durably(home.root_certificate, (kit.ca_certificate + more).encode())
 
 

@@ -26,12 +26,14 @@ import grpc
 from client.doorkeeper import Doorkeeper
 from client.residents import Resident
 from shared_model.errors import CohortError, ConfigurationError, ConsiliumError, Fault, MessageError
+from shared_model.locking import alone
 from shared_model.messages import HEADER_LIMIT, PAYLOAD_LIMIT, Envelope
 
 CHUNK = 2 * 2**20
 STOP_GRACE_S = 2.0
 PATH_LIMIT = 100  # the kernel allows 107 bytes
 _SIZES = struct.Struct(">QQ")
+_LOCK = "worker.lock"
 _HANDLE, _NAME = "/consilium.Worker/Handle", "/consilium.Worker/Name"
 _OPTIONS = [("grpc.max_receive_message_length", CHUNK + 1024), ("grpc.enable_http_proxy", 0)]
 
@@ -98,10 +100,23 @@ def serve(worker: Resident, socket: Path, *, stop: Event | None = None, allowed:
 def serve_site(
     config_path: Path, *, socket: Path, state: Path, threads: int | None = None, allowed: Collection[int] = ()
 ) -> None:
-    """Run the worker of the site that ``config_path`` describes; returns after SIGTERM or SIGINT."""
+    """Run the worker of the site that ``config_path`` describes; returns after SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: with every fault of the file, or of the socket's place.
+        StudyError: another worker is at work with this site's state.
+    """
+    from client.readiness import shortcomings
+    from client.state import lasting
     from client.worker import open_site
 
-    serve(open_site(config_path, state=state, threads=threads), socket, allowed=allowed)
+    worker = open_site(config_path, state=state, threads=threads)
+    folder = lasting(state, worker.name)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with alone(folder / _LOCK, otherwise=f"another worker is at work in {folder}: end it first, or give another --state"):
+        for shortcoming in shortcomings(config_path, state=state):
+            log.warning("%s", shortcoming)
+        serve(worker, socket, allowed=allowed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,6 +26,7 @@ from client.governance.exchanges import Exchanges
 from client.governance.outbox import Outbox
 from client.governance.policy import Gate, asked
 from client.governance.witness import Witness
+from client.readiness import places
 from client.site_config import Policy, read_site
 from client.state import SiteState, lasting
 from client.tasks import describe
@@ -128,7 +129,7 @@ class Worker:
         except MessageError as error:
             code, cause = FailureCode.PROTOCOL_MISMATCH, str(error)
         except (CohortError, ConfigurationError) as error:
-            code, cause = FailureCode.COHORT_UNUSABLE, _places(error)
+            code, cause = FailureCode.COHORT_UNUSABLE, f"{places(error)} tells what"
         except (MemoryError, torch.OutOfMemoryError) as error:
             code, cause = FailureCode.OUT_OF_MEMORY, type(error).__name__
         except Exception as error:
@@ -275,12 +276,6 @@ class Worker:
             of=of,
         )
         return describe.protecting_training_patients(reply) if protocol.privacy.dp else reply
-
-
-def _places(error: CohortError | ConfigurationError) -> str:
-    """Which keys are at fault, without what was found there: that may be a name, and a log is read by others."""
-    keys = ", ".join(dict.fromkeys(fault.key or Path(fault.where).name for fault in error.faults))
-    return f"{len(error.faults)} to mend at {keys}; consilium-site check tells what"
 
 
 def _trace(error: Exception) -> str:

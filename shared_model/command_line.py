@@ -1,5 +1,6 @@
 """What both commands share: a user's mistake becomes a message and an exit code, never a traceback."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,23 @@ from shared_model.errors import CohortError, ConfigurationError, ConsiliumError
 USER_ERROR = 2
 FAILURE = 1
 INTERRUPTED = 130
+
+
+_REMEDIES = {
+    errno.EACCES: "give this user access to it, or name another path",
+    errno.EPERM: "give this user access to it, or name another path",
+    errno.EROFS: "mount it so that it can be written to, or name another path",
+    errno.ENOENT: "make that folder, or name another path",
+    errno.ENOTDIR: "name another path",
+    errno.ENOSPC: "make space on that disk",
+}
+
+
+def in_words(error: OSError) -> str:
+    """A full disk, a folder that may not be written: the system's own words name the file; and what to do."""
+    remedy = _REMEDIES.get(error.errno or 0)
+    mended = f"{remedy}; " if remedy else ""
+    return f"{error}; {mended}what was finished is kept, and the same command goes on from there"
 
 
 @contextmanager
@@ -23,8 +41,7 @@ def errors_to_exit_codes() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(FAILURE) from None
     except OSError as error:
-        # A full disk, a folder that may not be written: the system's own words name the file.
-        print(f"error: {error}; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         raise SystemExit(FAILURE) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last finished round", file=sys.stderr)

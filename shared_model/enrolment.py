@@ -27,6 +27,11 @@ from shared_model.errors import ConfigurationError, Fault
 SITE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 HOST_NAME = r"^[A-Za-z0-9:.-]{1,253}$"
 SIZE_LIMIT = 100_000
+REQUEST, KIT = "request", "kit"
+_FROM = {
+    REQUEST: "the request is what consilium-site enrol wrote for the center",
+    KIT: "the kit is what the center sent back for it",
+}
 _ECDSA = ec.ECDSA(hashes.SHA384())
 
 
@@ -108,7 +113,7 @@ def read_request(path: Path) -> SiteRequest:
     Raises:
         ConfigurationError: it is no request, or was changed, or its keys are of another kind.
     """
-    request = config_file.validate_json(_read(path, "request"), SiteRequest, where=str(path))
+    request = config_file.validate_json(_read(path, REQUEST), SiteRequest, where=str(path))
     body = _body(request, "node_signature", "identity_signature")
     try:
         node = load_ssh_public_key(request.node_key.encode())
@@ -132,7 +137,7 @@ def read_kit(path: Path) -> Kit:
     Raises:
         ConfigurationError: it is no kit, or was changed.
     """
-    kit = config_file.validate_json(_read(path, "kit"), Kit, where=str(path))
+    kit = config_file.validate_json(_read(path, KIT), Kit, where=str(path))
     try:
         key = kit.authority.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -151,14 +156,29 @@ def write_json(document: Strict) -> bytes:
 
 
 def _read(path: Path, what: str) -> str:
+    """Text of a file of this kind, which may still have faults."""
+    expected = f"a {what}"
     try:
         if path.stat().st_size > SIZE_LIMIT:
-            raise ConfigurationError([Fault(str(path), "", "a file of over 100 kB", f"a {what}", "name the right file")])
-        return path.read_text(encoding="utf-8")
+            raise ConfigurationError(
+                [Fault(str(path), "", "a file of over 100 kB", expected, f"name the right file: {_FROM[what]}")]
+            )
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text)
     except FileNotFoundError:
-        fault = Fault(str(path), "", "no such file", f"a {what}", "check the path, or the folder you are in")
-    except (OSError, UnicodeDecodeError) as error:
-        fault = Fault(str(path), "", str(error), f"a readable {what}", "check its permissions; get the file again")
+        fault = Fault(str(path), "", "no such file", expected, "check the path, or the folder you are in")
+    except OSError as error:
+        fault = Fault(str(path), "", error.strerror or str(error), f"a readable {what}", "check its permissions")
+    except ValueError:
+        remedy = f"name the right file, or get it again, whole: {_FROM[what]}"
+        fault = Fault(str(path), "", "no JSON, or a part of it", expected, remedy)
+    else:
+        kind = document.get("kind") if isinstance(document, dict) else None
+        if str(kind).startswith(f"consilium-site-{what}-"):
+            return text
+        other = next((name for name in _FROM if str(kind).startswith(f"consilium-site-{name}-")), None)
+        found = f"a {other}" if other else "another file"
+        fault = Fault(str(path), "", found, expected, f"name the right file: {_FROM[what]}")
     raise ConfigurationError([fault])
 
 

@@ -49,7 +49,10 @@ def enrol(
         write_durably(path, write_json(request))
         typer.echo(f"site {name}: keys in {folder.folder}; they stay here, and belong in your backup")
         typer.echo(f"code of this request, for the center to compare: {spoken(request.code)}")
-        typer.echo(f"next: send {path} to the center; it sends back a kit. Then: consilium-site join KIT --worker SOCKET")
+        again = f" --home {home}" if home else ""
+        typer.echo(
+            f"next: send {path} to the center; it sends back a kit. Then: consilium-site join KIT --worker SOCKET{again}"
+        )
 
 
 def join(
@@ -78,6 +81,7 @@ def join(
         from shared_model.enrolment import read_kit
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         stop = Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
@@ -113,10 +117,12 @@ def doctor(
         from client.enrolment import Home, accept_kit, default_home
         from client.site_config import read_site
         from shared_model.enrolment import read_kit
+        from shared_model.locking import is_held
 
         name = read_site(site).site.name if site else None
         folder = Home(home or default_home(read_kit(kit).site))
-        accepted, done = accept_kit(folder, kit)
+        at_work = is_held(folder.folder / joining.LOCK)
+        accepted, done = accept_kit(folder, kit, keep_authorities=at_work and ca_bundle is None)
         if ca_bundle is not None:
             joining.add_authorities(folder, accepted, ca_bundle)
         checks = list(doctor_checks(folder, accepted, site=name, worker=worker))

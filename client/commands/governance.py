@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -199,7 +200,13 @@ def _agreed(question: str, *, yes: bool, by: str | None) -> bool:
     from shared_model.errors import ConfigurationError, Fault
 
     if not yes:
-        return typer.confirm(question)
+        try:
+            return typer.confirm(question)
+        except typer.Abort:
+            if sys.stdin.isatty():
+                raise
+            remedy = 'give this command at a terminal; or, once somebody has decided, with --yes --by "Name, office"'
+            raise ConfigurationError([Fault("--yes", "", "nobody to ask", "an answer", remedy)]) from None
     if not by:
         raise ConfigurationError([Fault("--by", "", "no name", "who approves", 'with --yes give --by "Name, office"')])
     return True

@@ -1,5 +1,6 @@
 """The way to the center, against servers that are each wrong in one way: what is told, and what to do about it."""
 
+import re
 import socket
 import ssl
 import threading
@@ -13,6 +14,8 @@ import pytest
 
 from client.checks import Check
 from client.connection import Center, clock_check, connection_checks
+from client.enrolment import Home, enrol
+from client.fleet import ask_standing
 from server import authority, provisioning
 from server.provisioning import Federation
 
@@ -50,21 +53,28 @@ def listening(serve: object) -> Iterator[int]:
 
 
 @contextmanager
-def center(certificate: Path, key: Path, *, ahead_s: float = 0.0) -> Iterator[int]:
+def center(certificate: Path, key: Path, *, ahead_s: float = 0.0, status: str = "403 Forbidden") -> Iterator[int]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
 
     def serve(stream: socket.socket) -> None:
         try:
             with stream, context.wrap_socket(stream, server_side=True) as secure:
-                secure.recv(4096)
+                head, _, body = secure.recv(4096).partition(b"\r\n\r\n")
+                while len(body) < length_of_body(head):
+                    body += secure.recv(4096)
                 date = formatdate(time.time() - ahead_s, usegmt=True)
-                secure.sendall(f"HTTP/1.1 403 Forbidden\r\nDate: {date}\r\nContent-Length: 0\r\n\r\n".encode())
+                secure.sendall(f"HTTP/1.1 {status}\r\nDate: {date}\r\nContent-Length: 0\r\n\r\n".encode())
         except OSError:
             return
 
     with listening(serve) as port:
         yield port
+
+
+def length_of_body(head: bytes) -> int:
+    found = re.search(rb"content-length: (\d+)", head.lower())
+    return int(found[1]) if found else 0
 
 
 def checks(host: str, port: int, federation: Federation) -> dict[str, Check]:
@@ -118,6 +128,7 @@ def test_an_expired_certificate_is_told_with_its_day_and_who_mends_it(federation
     assert check.id == "certificate"
     assert "expired on" in check.found
     assert "consilium-center rotate" in check.problems[0].remedy
+    assert "timedatectl" in check.problems[0].remedy, "or it is the clock"
 
 
 def test_a_certificate_that_ends_soon_is_a_warning(federation: Federation, tmp_path: Path) -> None:
@@ -231,3 +242,18 @@ def test_a_host_that_no_proxy_excludes_is_reached_directly(federation: Federatio
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with center(federation.server_certificate, federation.server_key) as port:
         assert checks("127.0.0.1", port, federation)["clock"].status == "pass"
+
+
+@pytest.mark.filterwarnings("ignore:.verify=<str>. is deprecated:DeprecationWarning")  # Flower's way to name the authorities
+@pytest.mark.parametrize(
+    ("status", "standing"),
+    [("401 Unauthorized", "unknown"), ("403 Forbidden", "enrolled"), ("503 Service Unavailable", "unavailable")],
+)
+def test_whether_a_key_is_still_enrolled_is_asked_by_its_node(
+    federation: Federation, tmp_path: Path, status: str, standing: str
+) -> None:
+    enrol(Home(tmp_path), site="birch", title="")
+    asked = {"authorities": federation.root_certificate, "key_file": Home(tmp_path).node_key, "node": 7}
+    with center(federation.server_certificate, federation.server_key, status=status) as port:
+        assert ask_standing(f"127.0.0.1:{port}", **asked) == standing  # type: ignore[arg-type]
+    assert ask_standing(f"127.0.0.1:{port}", **asked) == "unavailable"  # type: ignore[arg-type]

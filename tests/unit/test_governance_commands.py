@@ -71,6 +71,13 @@ def test_nobody_approves_without_a_name(desk: Desk) -> None:
     assert desk.approvals.all() == ()
 
 
+def test_where_nobody_can_answer_that_is_told(desk: Desk) -> None:
+    asked = desk.run("approve", str(desk.study), "--by", "Dr. Roe", answer="")
+    assert asked.exit_code == 2
+    assert "nobody to ask" in asked.stderr
+    assert desk.approvals.all() == ()
+
+
 def test_an_approval_is_listed_and_taken_back(desk: Desk) -> None:
     assert "nothing is approved" in desk.run("approvals").output
     desk.run("approve", str(desk.study), "--yes", "--by", "Dr. Roe")

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from client import enrolment
 from client.enrolment import Home
 from client.governance.identity import Identity, read_roster
+from client.joining import add_authorities
 from server import provisioning
 from server.cli import app
 from server.provisioning import Federation
@@ -246,3 +247,62 @@ def test_cron_learns_from_the_exit_code(federation: Federation, monkeypatch: pyt
     provisioning.rotate(federation)
     told = CliRunner().invoke(app, command)
     assert (told.exit_code, json.loads(told.stdout)["ok"]) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ('{"kind": "consilium-site-request-1"}', "a request"),
+        ('{"kind": "else"}', "another file"),
+        ("[1]", "another file"),
+        ('{"kind": "consilium-site-kit-1", "fede', "no JSON, or a part of it"),
+        ("[site]\nname = 1", "no JSON, or a part of it"),
+    ],
+)
+def test_a_file_that_is_no_kit_is_one_fault_and_says_where_kits_come_from(tmp_path: Path, content: str, found: str) -> None:
+    (tmp_path / "kit.json").write_text(content)
+    with pytest.raises(ConfigurationError) as caught:
+        read_kit(tmp_path / "kit.json")
+    [fault] = caught.value.faults
+    assert (fault.found, fault.expected) == (found, "a kit")
+    assert "what the center sent back" in fault.remedy
+
+
+def test_a_kit_is_no_request(federation: Federation, tmp_path: Path) -> None:
+    kit_file = enrolled(federation, Home(tmp_path / "home"))
+    with pytest.raises(ConfigurationError) as caught:
+        provisioning.approve(federation, kit_file)
+    [fault] = caught.value.faults
+    assert (fault.found, fault.expected) == ("a kit", "a request")
+
+
+def test_a_fingerprint_of_a_few_digits_proves_nothing(federation: Federation, tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    kit_file = enrolled(federation, home)
+    digits = certificates.spoken(certificates.fingerprint(federation.authority))
+    with pytest.raises(ConfigurationError, match="4 hexadecimal digits"):
+        enrolment.accept_kit(home, kit_file, expect=digits[:4])
+    assert not (home.folder / "center.json").exists()
+
+
+def test_authorities_of_a_bundle_are_kept_for_a_connection_that_is_at_work(federation: Federation, tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    kit_file = enrolled(federation, home)
+    kit, _ = enrolment.accept_kit(home, kit_file)
+    own = home.root_certificate.read_bytes()
+    bundle = provisioned(tmp_path / "proxy").root_certificate
+    add_authorities(home, kit, bundle)
+    enrolment.accept_kit(home, kit_file, keep_authorities=True)
+    assert home.root_certificate.read_bytes() == own + bundle.read_bytes()
+    enrolment.accept_kit(home, kit_file)
+    assert home.root_certificate.read_bytes() == own
+
+
+@pytest.mark.parametrize("content", [None, "[site]\n", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_a_bundle_without_certificates_is_refused(federation: Federation, tmp_path: Path, content: str | None) -> None:
+    home = Home(tmp_path / "home")
+    kit, _ = enrolment.accept_kit(home, enrolled(federation, home))
+    if content is not None:
+        (tmp_path / "bundle.pem").write_text(content)
+    with pytest.raises(ConfigurationError, match="ask your IT office for the certificate of its proxy"):
+        add_authorities(home, kit, tmp_path / "bundle.pem")
