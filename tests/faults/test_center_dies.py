@@ -9,7 +9,7 @@ from shared_model.crashpoints import HOLD
 from tests.faults.rows import Fault, Told, parametrized
 from tests.faults.stage import SITES, Between, Stage, study_file
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(7200)]
 
 AGAIN = "launched again by itself, from the last committed round"
 BEFORE = {"study.described": "a site has described itself"}
