@@ -63,10 +63,9 @@ def check(
                 _write_page(html, refused(error.faults, site=site.stem, study=study.stem if study else None), None)
             raise
         # What is written down names neither files nor cells; what is shown to a person must, to be mended.
-        to_write = concealing(result, config, protocol)
         if html is not None:
-            _write_page(html, to_write, protocol)
-        _print(to_write if as_json else result, protocol, as_json=as_json)
+            _write_page(html, concealing(result, config, protocol), protocol)
+        _print(concealing(result, config, protocol) if as_json else result, protocol, as_json=as_json)
     if not result.ok:
         raise typer.Exit(2)
 

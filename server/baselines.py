@@ -112,7 +112,7 @@ def _suits(kind: ArmKind, protocol: StudyProtocol) -> bool:
     if kind == "logistic":
         return bool(protocol.variables) and protocol.network.kind != "logistic"
     if kind in FEDERATED_ARMS:
-        return protocol.network.kind == "multimodal"
+        return protocol.network.kind in {"multimodal", "late_fusion"}
     # Layers that stay at the sites are personal already; and the center does not have them to train on.
     return kind != "fine_tuned" or not protocol.federation.personal
 

@@ -39,7 +39,7 @@ Epsilon = Annotated[
 ]
 PretrainedFile = Annotated[
     Path | None,
-    typer.Option(help="Weights that the picture encoder begins with: safetensors, or models/best.safetensors of a run."),
+    typer.Option(help="Weights that pictures begin with: an encoder's safetensors, or models/best.safetensors of a run."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Every random draw follows from it.")]
 Engine = Annotated[EngineName, typer.Option(help="in-process: here; flower: real SuperLink and SuperNodes on loopback; ray.")]

@@ -46,7 +46,7 @@ RELAUNCHES = 5  # in a row, without a further round
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 300.0
 POLL_S = 0.5
 STATUS_EVERY_S = 60.0  # asking Flower costs seconds of CPU; a lock and a file tell sooner how a study is
-START_S = 90.0  # from submission until the ServerApp is at work
+START_S = 300.0  # from submission until the ServerApp is at work; if it dies before, Flower tells within a minute or two
 STOP_S = 30.0
 RUNNING = {"pending", "starting", "running"}
 

@@ -19,7 +19,7 @@ from server.records import ArmKind, RunRecord
 from server.results import write_results
 from server.run_directory import RunPlan
 from shared_model.errors import ConfigurationError, Fault
-from shared_model.protocol import Pretrained, StudyProtocol, read_protocol
+from shared_model.protocol import PICTURED, Pretrained, StudyProtocol, read_protocol
 
 if TYPE_CHECKING:
     from server.simulation import Worker
@@ -127,8 +127,8 @@ def _with_encoder(protocol: StudyProtocol, file: Path) -> StudyProtocol:
     except OSError as error:
         expected, remedy = "a safetensors file of the encoder's weights", "name models/best.safetensors of a run"
         raise ConfigurationError([Fault(str(file), "--pretrained", f"{error.strerror}", expected, remedy)]) from None
-    if protocol.images is None or protocol.network.kind not in {"multimodal", "image_only"}:
-        expected = 'network.kind "multimodal" or "image_only"'
+    if protocol.images is None or protocol.network.kind not in PICTURED:
+        expected = f"network.kind {' or '.join(sorted(PICTURED))}"
         raise ConfigurationError(
             [Fault("--pretrained", "", f'network.kind "{protocol.network.kind}"', expected, "leave the option out")]
         )

@@ -5,7 +5,7 @@ from shared_model.attribution.sanity import STAGES
 from shared_model.attribution.variables import variable_names
 from shared_model.explanations import CLASSES
 from shared_model.inputs import numeric_names
-from shared_model.protocol import StudyProtocol
+from shared_model.protocol import PICTURED, StudyProtocol
 
 CHEAP: tuple[Method, ...] = ("grad_cam", "grad_cam_plus_plus", "attention_rollout")  # their cascade is followed at every stage
 CURVE = 8  # sums of a deletion and insertion test: value and square of the map's two areas, and of the random orders'
@@ -14,7 +14,7 @@ CURVE = 8  # sums of a deletion and insertion test: value and square of the map'
 def network_modalities(protocol: StudyProtocol) -> tuple[str, ...]:
     """Modalities that the protocol's network looks at, in its order."""
     kind = protocol.network.kind
-    images = protocol.images.modalities if protocol.images and kind in {"multimodal", "image_only"} else ()
+    images = protocol.images.modalities if protocol.images and kind in PICTURED else ()
     return (*images, *(() if kind == "image_only" else protocol.groups))
 
 
@@ -41,7 +41,7 @@ def layout(protocol: StudyProtocol, *, brief: bool = False) -> dict[str, int]:
         cells |= {"faithfulness.variables": CURVE // 2, "repeat.shapley": 1, "agree.shapley": 1, "complete.variables": 2}
         if protocol.network.kind != "logistic":
             cells["attention.variables"] = 2
-    if protocol.images and protocol.network.kind in {"multimodal", "image_only"}:
+    if protocol.images and protocol.network.kind in PICTURED:
         for method in METHODS:
             stages = len(STAGES) if method in CHEAP else 1
             cells |= {f"faithfulness.{method}": CURVE, f"pointing.{method}": 3, f"cascade.{method}": stages}

@@ -2,19 +2,22 @@
 
 ``multimodal`` after Shen et al. 2025: image and table tokens, bidirectional attention between the two streams, joint
 attention over both, mean of the tokens, one linear head. ``image_only`` and ``clinical_only`` are the same with one
-stream; ``logistic`` is a linear model of the tabular variables.
+stream; ``logistic`` is a linear model of the tabular variables; ``late_fusion`` adds the log odds of ``image_only`` and
+``logistic`` up.
 
 Notation: ``B`` patients, ``T`` tokens, ``D`` width, ``A`` modalities of the network, ``F`` features.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from shared_model.fusion import NORM_EPSILON, BidirectionalBlock, JointBlock
 from shared_model.inputs import ABSENT, PatientBatch, categorical_names, numeric_names
+from shared_model.pretrained import load_pictures
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import Normalization
-from shared_model.tokens import ImageTokens, Normalizer, TableTokens, Tokens
+from shared_model.tokens import ImageTokens, Normalizer, TableTokens, Tokens, groups_present
 
 
 class PatientNetwork(nn.Module):
@@ -63,9 +66,11 @@ def build_network(protocol: StudyProtocol, *, normalization: Normalization | Non
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed accelerators, which are not forked
         if protocol.network.kind == "logistic":
             return LogisticNetwork(protocol, normalization=normalization)
-        network = MultimodalNetwork(protocol, normalization=normalization)
-    if protocol.privacy.trainable == "fusion_and_head" and network.image_tokens is not None:
-        network.image_tokens.encoder.requires_grad_(False)
+        kind = LateFusionNetwork if protocol.network.kind == "late_fusion" else MultimodalNetwork
+        network = kind(protocol, normalization=normalization)
+    if protocol.privacy.trainable == "fusion_and_head":
+        for part in network.before_fusion:
+            part.requires_grad_(False)
     return network
 
 
@@ -119,6 +124,8 @@ class MultimodalNetwork(PatientNetwork):
         table_tokens: the table stream, None in ``image_only``.
     """
 
+    table_tokens: "TableTokens | TableTerms | None"
+
     def __init__(self, protocol: StudyProtocol, *, normalization: Normalization | None) -> None:
         super().__init__()
         network = protocol.network
@@ -144,13 +151,18 @@ class MultimodalNetwork(PatientNetwork):
             modalities = drop_modalities(modalities, probability=self.modality_dropout)
         return self.logits(batch, modalities)
 
+    @property
+    def before_fusion(self) -> list[nn.Module]:
+        """What turns pictures into what is fused: all that ``privacy.trainable = "fusion_and_head"`` leaves as it began."""
+        return [] if self.image_tokens is None else [self.image_tokens.encoder]
+
     def present(self, batch: PatientBatch) -> Tensor:
         """Which ``modalities`` a patient has anything of, bool ``[B, A]``."""
         return torch.cat([stream.present(batch) for stream in self._streams()], dim=1)
 
     def logits(self, batch: PatientBatch, modalities: Tensor) -> Tensor:
         """Log odds ``[B]`` from ``modalities`` bool ``[B, A]`` alone, as if the patient had no others."""
-        return self.classify(self.fuse(self.tokens(batch, modalities)))
+        return self.judge(self.tokens(batch, modalities))
 
     def tokens(self, batch: PatientBatch, modalities: Tensor) -> list[Tokens]:
         """Tokens of each stream, images first."""
@@ -165,7 +177,11 @@ class MultimodalNetwork(PatientNetwork):
         """``logits`` of ``contents`` in place of the patients' own ones, which may be of more than ``modalities``; neither
         pixels nor values of ``batch`` are looked at."""
         parts = zip(self._shares(modalities), contents, strict=True)
-        return self.classify(self.fuse([stream.assemble(batch, content, share) for (stream, share), content in parts]))
+        return self.judge([stream.assemble(batch, content, share) for (stream, share), content in parts])
+
+    def judge(self, streams: list[Tokens]) -> Tensor:
+        """Log odds ``[B]`` from all tokens of a patient."""
+        return self.classify(self.fuse(streams))
 
     def fuse(self, streams: list[Tokens]) -> Tokens:
         """All tokens of a patient, after attention within and between streams."""
@@ -187,13 +203,97 @@ class MultimodalNetwork(PatientNetwork):
         logits: Tensor = self.head(self.norm(mean))
         return logits.squeeze(1)
 
-    def _shares(self, modalities: Tensor) -> list[tuple[ImageTokens | TableTokens, Tensor]]:
+    def _shares(self, modalities: Tensor) -> "list[tuple[ImageTokens | TableTokens | TableTerms, Tensor]]":
         """Each stream with its share of ``modalities`` ``[B, A]``."""
         streams = self._streams()
         return list(zip(streams, torch.split(modalities, [len(stream.modalities) for stream in streams], dim=1), strict=True))
 
-    def _streams(self) -> list[ImageTokens | TableTokens]:
+    def _streams(self) -> "list[ImageTokens | TableTokens | TableTerms]":
         return [stream for stream in (self.image_tokens, self.table_tokens) if stream is not None]
+
+
+class TableTerms(nn.Module):
+    """Logistic regression as a stream of ``LateFusionNetwork``: one token, which is the log odds of a patient's variables.
+
+    What a variable puts in is its term; a group that is left out is at its mean, whose terms are 0.
+
+    Attributes:
+        modalities: names of the groups, ``A`` of them.
+    """
+
+    group: Tensor  # [N + K]
+    variable: Tensor  # [F], of each feature of the regression, in the order of tokens
+
+    def __init__(self, protocol: StudyProtocol, *, normalization: Normalization | None) -> None:
+        super().__init__()
+        names = (*numeric_names(protocol), *categorical_names(protocol))
+        self.modalities = protocol.groups
+        self.regression = LogisticNetwork(protocol, normalization=normalization)
+        variable = [
+            names.index(name)
+            for name, variable in protocol.variables.items()
+            for _ in range(max(len(variable.categories) - 1, 1))
+        ]
+        group = [self.modalities.index(protocol.variables[name].group) for name in names]
+        self.register_buffer("variable", torch.tensor(variable), persistent=False)
+        self.register_buffer("group", torch.tensor(group), persistent=False)
+
+    def present(self, batch: PatientBatch) -> Tensor:
+        """Groups of which a patient has any value, bool ``[B, A]``."""
+        return groups_present(batch, self.group, count=len(self.modalities))
+
+    def forward(self, batch: PatientBatch, modalities: Tensor) -> Tokens:
+        """The token of the groups ``modalities`` bool ``[B, A]``; T = D = 1."""
+        kept = modalities[:, self.group[self.variable]]  # [B, F]
+        return _only(self.regression.head(self.regression.features(batch) * kept))
+
+    def contents(self, batch: PatientBatch, modalities: Tensor) -> Tensor:
+        """The terms of all variables, ``[B, N + K, 1]``; ``modalities`` change nothing."""
+        terms = self.regression.features(batch) * self.regression.head.weight  # [B, F]
+        return (terms @ F.one_hot(self.variable, len(self.group)).to(terms.dtype))[:, :, None]
+
+    def mean_contents(self) -> Tensor:
+        """The terms of the mean of the training patients, all 0: ``[N + K, 1]``."""
+        return self.regression.head.weight.new_zeros(len(self.group), 1)
+
+    def assemble(self, batch: PatientBatch, contents: Tensor, modalities: Tensor) -> Tokens:
+        """The token of ``contents``; terms of groups beyond ``modalities`` are left out."""
+        kept = contents[:, :, 0] * modalities[:, self.group]  # [B, N + K]
+        return _only(kept.sum(dim=1, keepdim=True) + self.regression.head.bias)
+
+
+class LateFusionNetwork(MultimodalNetwork):
+    """The network of pictures alone and logistic regression over the variables, whose log odds are added up.
+
+    With frozen pictures what is left to train is linear and small: the two heads. Whatever a run of ``image_only`` with the
+    same settings has learned can be its beginning (``network.pretrained``), for these parameters have the same names.
+    """
+
+    def __init__(self, protocol: StudyProtocol, *, normalization: Normalization | None) -> None:
+        network = protocol.network
+        super().__init__(
+            protocol.model_copy(update={"network": network.model_copy(update={"kind": "image_only"})}), normalization=None
+        )
+        if network.pretrained:
+            load_pictures(self, network.pretrained)
+        self.table_tokens = TableTerms(protocol, normalization=normalization)
+        self.modalities = (*self.modalities, *self.table_tokens.modalities)
+
+    @property
+    def before_fusion(self) -> list[nn.Module]:
+        """Everything of the pictures but the head."""
+        assert self.image_tokens is not None
+        return [self.image_tokens, self.stream_blocks, self.joint_blocks, self.norm]
+
+    def judge(self, streams: list[Tokens]) -> Tensor:
+        """Log odds ``[B]``: those of the pictures plus those of the variables."""
+        pictures, table = streams
+        return super().judge([pictures]) + table.values[:, 0, 0]
+
+
+def _only(log_odds: Tensor) -> Tokens:
+    """``log_odds`` ``[B, 1]`` as the one token of a stream."""
+    return Tokens(log_odds[:, :, None], torch.ones_like(log_odds, dtype=torch.bool))
 
 
 def drop_modalities(present: Tensor, *, probability: float) -> Tensor:

@@ -26,7 +26,7 @@ class ParameterSpec:
     @classmethod
     def of(cls, network: nn.Module, *, personal: tuple[str, ...] = ()) -> Self:
         """The spec of ``network``. ``personal`` names classes of parameters: ``norm`` (of GroupNorm and LayerNorm), ``head``
-        (of the submodule called ``head``)."""
+        (of submodules called ``head``)."""
         kept = _personal_names(network, personal)
         shapes = [(name, tuple(parameter.shape)) for name, parameter in network.named_parameters() if parameter.requires_grad]
         return cls(
@@ -100,5 +100,10 @@ def _personal_names(network: nn.Module, personal: tuple[str, ...]) -> frozenset[
             for name, _ in module.named_parameters()
         }
     if "head" in personal:
-        names |= {f"head.{name}" for name, _ in network.get_submodule("head").named_parameters()}
+        names |= {
+            f"{prefix}.{name}"
+            for prefix, module in network.named_modules()
+            if prefix.split(".")[-1] == "head"
+            for name, _ in module.named_parameters()
+        }
     return frozenset(names)

@@ -32,6 +32,9 @@ _VIT_NAMES = (
     (re.compile(r"\.mlp\.linear_2\."), ".mlp.3."),
 )
 _IN_NETWORK = "image_tokens.encoder.trunk."
+_PROJECTION, _TABLE = "image_tokens.projection.", "table_tokens."
+_REMEDY = "use weights of the encoder that network.encoder names"
+_REMEDY_OF_PICTURES = 'use a run of network.kind = "image_only" with the same views and sizes, or a file of the encoder alone'
 _JOINT_PROJECTION = re.compile(r"^(.*)\.self_attention\.in_proj_(weight|bias)$")
 
 
@@ -47,9 +50,24 @@ def load_pretrained(trunk: nn.Module, pretrained: Pretrained) -> None:
     own = trunk.state_dict()
     stored = _rename(_of_encoder(_read(pretrained)))
     adapted = {key: _adapt(tensor, own[key]) if key in own else tensor for key, tensor in stored.items()}
-    if faults := _mismatches(adapted, own, file=pretrained.file):
+    if faults := _mismatches(adapted, own, file=pretrained.file, remedy=_REMEDY):
         raise ConfigurationError(faults)
     trunk.load_state_dict(adapted)
+
+
+def load_pictures(network: nn.Module, pretrained: Pretrained) -> None:
+    """Write into ``network`` all that another study's run on pictures has learned of them: encoder, tokens, attention, norm and
+    head. A file of an encoder alone has no more than that, and changes nothing here.
+
+    Raises:
+        ConfigurationError: as ``load_pretrained``; a run of a network of other sizes.
+    """
+    stored = {name: tensor for name, tensor in _read(pretrained).items() if not name.startswith(_TABLE)}
+    if not any(name.startswith(_PROJECTION) for name in stored):
+        return
+    if faults := _mismatches(stored, network.state_dict(), file=pretrained.file, remedy=_REMEDY_OF_PICTURES):
+        raise ConfigurationError(faults)
+    network.load_state_dict(stored)
 
 
 def _read(pretrained: Pretrained) -> dict[str, Tensor]:
@@ -120,8 +138,7 @@ def _resize_positions(table: Tensor, rows: int) -> Tensor:
     return torch.cat([table[:1], resized.flatten(2).transpose(1, 2)[0]])
 
 
-def _mismatches(stored: Mapping[str, Tensor], own: Mapping[str, Tensor], *, file: str) -> list[Fault]:
-    remedy = "use weights of the encoder that network.encoder names"
+def _mismatches(stored: Mapping[str, Tensor], own: Mapping[str, Tensor], *, file: str, remedy: str) -> list[Fault]:
     return [
         *(Fault(file, key, "nothing", f"a tensor {list(own[key].shape)}", remedy) for key in own if key not in stored),
         *(Fault(file, key, f"a tensor {list(stored[key].shape)}", "no such key", remedy) for key in stored if key not in own),

@@ -22,6 +22,7 @@ from shared_model.variables import Variable
 
 IMAGE_GROUP = "images"
 BMODE = "bmode"
+PICTURED = frozenset({"multimodal", "image_only", "late_fusion"})  # kinds of network that look at pictures
 Encoder = Literal["small", "resnet18", "resnet50", "convnext_tiny", "efficientnet_b0", "vit_b_16"]
 
 Intensity = Literal["none", "range", "gamma", "depth"]
@@ -111,7 +112,7 @@ class Pretrained(Strict):
 class Network(Strict):
     """``multimodal`` after Shen et al. 2025; the others are the baselines that reviewers ask for."""
 
-    kind: Literal["multimodal", "image_only", "clinical_only", "logistic"] = "multimodal"
+    kind: Literal["multimodal", "image_only", "clinical_only", "logistic", "late_fusion"] = "multimodal"
     encoder: Encoder = "small"
     pretrained: Pretrained | None = None
     width: int = Field(default=64, ge=8, le=1024)
@@ -233,9 +234,9 @@ class StudyProtocol(Strict):
     @model_validator(mode="after")
     def _combinations(self) -> Self:
         kind, rule, aggregation = self.network.kind, self.federation.client_rule, self.federation.aggregation
-        if kind in {"multimodal", "image_only"} and self.images is None:
+        if kind in PICTURED and self.images is None:
             raise ValueError(f'network "{kind}" needs [images] || add [images], or use "clinical_only" or "logistic"')
-        if kind in {"multimodal", "clinical_only", "logistic"} and not self.variables:
+        if kind != "image_only" and not self.variables:
             raise ValueError(f'network "{kind}" needs [variables] || add variables, or use "image_only"')
         if IMAGE_GROUP in self.groups:
             raise ValueError(f'"{IMAGE_GROUP}" is no name for a tabular group || rename the group')

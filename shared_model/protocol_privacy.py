@@ -37,9 +37,9 @@ class DifferentialPrivacy(Strict):
 
 
 class Privacy(Strict):
-    """``trainable``: with ``fusion_and_head`` the image encoder keeps its first weights, random or pretrained, and does not
-    travel. ``dp`` absent: no differential privacy. ``secure_sum``: the center learns the sum of the sites' updates and
-    summaries, and those of no single site."""
+    """``trainable``: with ``fusion_and_head`` the image encoder (in ``late_fusion`` all of the pictures' network but its head)
+    keeps its first weights, random or pretrained, and does not travel. ``dp`` absent: no differential privacy.
+    ``secure_sum``: the center learns the sum of the sites' updates and summaries, and those of no single site."""
 
     trainable: Literal["all", "fusion_and_head"] = "all"
     dp: DifferentialPrivacy | None = None
@@ -48,7 +48,7 @@ class Privacy(Strict):
 
 def conflict(protocol: "StudyProtocol") -> str | None:
     """Why ``[privacy]`` does not go together with the rest of ``protocol``, with the remedy; None if it does."""
-    if protocol.privacy.trainable == "fusion_and_head" and protocol.network.kind not in {"multimodal", "image_only"}:
+    if protocol.privacy.trainable == "fusion_and_head" and protocol.network.kind in {"clinical_only", "logistic"}:
         return f'network "{protocol.network.kind}" has no image encoder to freeze || use privacy.trainable = "all"'
     if protocol.privacy.secure_sum and (problem := _conflict_with_secure_sum(protocol)):
         return problem

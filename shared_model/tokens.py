@@ -159,8 +159,7 @@ class TableTokens(nn.Module):
 
     def present(self, batch: PatientBatch) -> Tensor:
         """Groups of which a patient has any value, bool ``[B, A]``."""
-        in_group = F.one_hot(self.group, len(self.modalities)).bool()  # [N + K, A]
-        return (_value_present(batch)[:, :, None] & in_group).any(dim=1)
+        return groups_present(batch, self.group, count=len(self.modalities))
 
     def forward(self, batch: PatientBatch, modalities: Tensor) -> Tokens:
         """Tokens of the groups ``modalities`` bool ``[B, A]``; T = A + N + K."""
@@ -201,6 +200,13 @@ class TableTokens(nn.Module):
         row = torch.where(present, self.first_row + offset, missing_row)
         factor = torch.cat([numeric, torch.ones_like(batch.categorical, dtype=numeric.dtype)], dim=1)
         return row, torch.where(present, factor, 1.0)
+
+
+def groups_present(batch: PatientBatch, group: Tensor, *, count: int) -> Tensor:
+    """Which of ``count`` groups of variables a patient has any value of, bool ``[B, count]``; ``group`` int64 ``[N + K]`` is
+    that of each variable."""
+    in_group = F.one_hot(group, count).bool()  # [N + K, count]
+    return (_value_present(batch)[:, :, None] & in_group).any(dim=1)
 
 
 def _value_present(batch: PatientBatch) -> Tensor:

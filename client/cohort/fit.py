@@ -58,7 +58,7 @@ def protocol_faults(config: SiteConfig, protocol: StudyProtocol, *, where: str) 
             remedy = did_you_mean(name, config.cohort.variables, otherwise="map it in cohort.variables, or remove it")
             expected = f"a variable that is mapped: {listed(config.cohort.variables)}"
             faults.append(Fault(where, "cohort.require", quoted(name), expected, remedy))
-    return faults + _view_faults(config, protocol, where)
+    return [*faults, *_view_faults(config, protocol, where), *_lesion_faults(config, protocol, where)]
 
 
 def _mapping_faults(key: str, name: str, variable: Variable, mapping: Mapping, where: str) -> list[Fault]:
@@ -167,6 +167,19 @@ def _category_faults(key: str, variable: Variable, mapping: Mapping, where: str)
             remedy = did_you_mean(str(category), variable.categories, otherwise="map the code to one of these")
             faults.append(Fault(where, f"{key}.codes.{code}", quoted(str(category)), expected, remedy))
     return faults
+
+
+def _lesion_faults(config: SiteConfig, protocol: StudyProtocol, where: str) -> list[Fault]:
+    """A study that crops to the lesion can use no picture of a site that never says where it is."""
+    if config.images is None or protocol.images is None or protocol.images.crop != "lesion":
+        return []
+    if config.images.roi is not None or config.images.mask is not None:
+        return []
+    expected = f"where the lesion is: study {protocol.study.name!r} shows its surroundings only"
+    remedy = 'name the columns of its box, roi = ["x0", "y0", "x1", "y1"], or of its outline, mask = ...'
+    if config.images.dicom is not None and config.images.table is None:
+        remedy += '; for DICOM in a table beside it, whose uid = "..." or file = "..." names the object'
+    return [Fault(where, "images.roi", "nothing", expected, remedy)]
 
 
 def _view_faults(config: SiteConfig, protocol: StudyProtocol, where: str) -> list[Fault]:

@@ -3,6 +3,7 @@ asks for."""
 
 import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -45,6 +46,25 @@ class Reason(StrEnum):
     NO_REGION = "no ultrasound region is declared, or found"
     NOT_2D = "only spectral, M-mode or graphic regions are declared"
     BURNED_IN = "text or graphics are burnt into it"
+
+
+_REMEDIES = {
+    "check images.file and images.folder": {Reason.NOT_NAMED, Reason.MISSING},
+    "check images.roi and images.mask": {Reason.NO_BOX, Reason.BOX_OUTSIDE, Reason.MASK, Reason.MASK_SIZE},
+    "name the folder of the DICOM files in images.dicom": {Reason.DICOM},
+    "see images.region and images.burned_in": {Reason.FIELD, Reason.NO_REGION, Reason.BURNED_IN},
+    "nothing, where such pictures are not meant": {Reason.NOT_2D},
+    "convert them": {Reason.COMPRESSION, Reason.PIXEL_TYPE, Reason.TOO_LARGE},
+}
+
+
+def remedies(reasons: Iterable[str]) -> str:
+    """What to do about pictures left out for ``reasons``; those without a remedy of their own have to be exported again."""
+    held = set(reasons)
+    known = {reason for cured in _REMEDIES.values() for reason in cured}
+    others = f" ({', '.join(sorted(held - known))})" if held & known else ""
+    told = [f"export these files again{others}"] if held - known else []
+    return "; ".join([*told, *(remedy for remedy, cured in _REMEDIES.items() if held & cured)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,10 +1,12 @@
 """What the owner of the data should know although nothing is broken, each with what to do."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from client.cohort.findings import Findings, ImageFindings, Notice, VariableFinding
+from client.cohort.images import remedies
 from client.cohort.units import likelier_unit
 from client.site_config import SiteConfig
 from shared_model.protocol import StudyProtocol
@@ -107,12 +109,14 @@ def _missing_by_outcome(name: str, variable: VariableFinding) -> Iterator[Notice
 
 def _of_images(images: ImageFindings, patients: int) -> Iterator[Notice]:
     if images.unusable:
-        yield Notice(f"unusable images, left out: {len(images.unusable)}", "export the files listed again")
+        reasons = Counter(file.reason for file in images.unusable)
+        counted = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+        yield Notice(f"unusable images are left out: {counted}", remedies(reasons))
     if images.unmapped_views:
         what = f"images of views that are not mapped are left out: {_counts(images.unmapped_views)}"
         yield Notice(what, "map them in images.view.codes, if the study has such a view")
     if images.of_nobody:
-        what = f"rows of the image table whose patient is not in the cohort table: {images.of_nobody}"
+        what = f"pictures whose patient is not in the cohort table: {images.of_nobody}"
         yield Notice(what, "nothing, if other patients are meant; otherwise compare the identifiers")
     if images.patients_without:
         yield Notice(f"{images.patients_without} of {patients} patients have no usable image", "nothing, if none was taken")

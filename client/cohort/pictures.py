@@ -16,7 +16,7 @@ from torch import Tensor
 
 from client.cohort.cache import Slot
 from client.cohort.dicom import Modality, Rules, read_frame
-from client.cohort.images import Box, Frame, Pixels, Reason, UnusableImageError, decode_grey, decode_mask, standardize
+from client.cohort.images import Box, Frame, Pixels, Reason, UnusableImageError, decode_grey, decode_mask, remedies, standardize
 from client.cohort.parallel import Progress, in_threads
 from client.cohort.patterns import FilePattern
 from client.cohort.tables import Table, listed, locate, number, row_filter
@@ -27,7 +27,7 @@ from shared_model.inputs import ABSENT
 
 _VERSION = 3  # of everything here and in images.py that decides about pixels; part of the cache's key
 _MAX_BYTES = 2**28
-_LISTED_FILES = 20
+_LISTED_FILES = 5  # of each reason
 _REASONS = tuple(Reason)
 _UNSCALED, _UNREAD, _USED = -3, -2, -1
 
@@ -209,10 +209,15 @@ def _no_common_patient(identifiers: list[str], known: frozenset[str], table: Tab
 
 
 def _too_many_unusable(unusable: tuple[tuple[Picture, Reason], ...], read: int, limit: float, where: Path) -> Fault:
-    files = [f"\n        {picture.file or '(none)'}: {reason}" for picture, reason in unusable]
-    rest = f"\n        and {len(files) - _LISTED_FILES} more" if len(files) > _LISTED_FILES else ""
-    found = f"{len(files)} of {read} images are unusable:{''.join(files[:_LISTED_FILES])}{rest}"
-    remedy = "export these files again, check images.file and images.folder, or raise images.max_unusable"
+    by_reason: dict[Reason, list[str]] = {}
+    for picture, reason in unusable:
+        by_reason.setdefault(reason, []).append(str(picture.file or "(none)"))
+    ordered = sorted(by_reason.items(), key=lambda held: -len(held[1]))
+    found = f"{len(unusable)} of {read} images are unusable: " + ", ".join(f"{why} ({len(files)})" for why, files in ordered)
+    for reason, files in ordered:
+        rest = [f"and {len(files) - _LISTED_FILES} more"] if len(files) > _LISTED_FILES else []
+        found += "".join(f"\n        {line}" for line in (*(f"{file}: {reason}" for file in files[:_LISTED_FILES]), *rest))
+    remedy = f"{remedies(by_reason)}; or raise images.max_unusable"
     return Fault(str(where), "images.max_unusable", found, f"at most a share of {limit:g}", remedy)
 
 

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from shared_model.fusion import Attention, BidirectionalBlock, Projections
 from shared_model.inputs import PatientBatch
-from shared_model.network import MultimodalNetwork
+from shared_model.network import MultimodalNetwork, TableTerms
 
 
 class Rollout(NamedTuple):
     """Shares of attention that add up to 1 a patient: ``pictures`` ``[B, V, G, G]``, ``variables`` ``[B, J]``, and the rest in
-    summary tokens, ``[B, A]``. Empty streams have size 0."""
+    summary tokens, ``[B, A]``. Empty streams have size 0. Of late fusion, where no attention reaches a variable, the shares are
+    those of the pictures' network."""
 
     pictures: Tensor
     variables: Tensor
@@ -32,6 +33,8 @@ def attention_rollout(network: MultimodalNetwork, batch: PatientBatch) -> Rollou
     blocks = [*network.stream_blocks, *network.joint_blocks]
     with _attention(blocks) as seen:
         streams = network.tokens(batch, network.present(batch))
+        if isinstance(network.table_tokens, TableTerms):
+            streams = streams[:1]
         network.fuse(streams)
     sizes = [stream.mask.shape[1] for stream in streams]
     mask = torch.cat([stream.mask for stream in streams], dim=1)  # [B, T]
@@ -55,7 +58,9 @@ def _split(network: MultimodalNetwork, batch: PatientBatch, share: Tensor, sizes
         first = len(network.image_tokens.modalities)
         summaries.append(own[:, :first])
         pictures = own[:, first:].reshape(count, -1, grid, grid)  # [B, V * G * G] -> [B, V, G, G]
-    if network.table_tokens is not None:
+    if isinstance(network.table_tokens, TableTerms):
+        variables = share.new_zeros(count, len(network.table_tokens.group))
+    elif network.table_tokens is not None:
         own, first = parts.pop(0), len(network.table_tokens.modalities)
         summaries.append(own[:, :first])
         variables = own[:, first:]

@@ -9,7 +9,7 @@ from shared_model.crashpoints import HOLD
 from tests.faults.rows import Fault, Told, parametrized
 from tests.faults.stage import SITES, Between, Stage, study_file
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(7200)]
 
 AGAIN = "launched again by itself, from the last committed round"
 BEFORE = {"study.described": "a site has described itself"}
@@ -129,8 +129,8 @@ def test_a_key_is_not_lost_between_superlink_and_the_notes(stage: Stage, rows: l
     request = tmp_path / "request.json"
     renewed = federation.site("enrol", federation.sites[site], "--home", federation.home(site), "--out", request, "--renew")
     assert renewed.returncode == 0, renewed.stderr
-    run = stage.begin(tmp_path)
-    with Between(run):
+    run = stage.begin(tmp_path, rounds=2)
+    with Between(run):  # not held again: the last round follows
         stage.arm("center", "center.registered")
         before = len(stage.log(f"join-{site}"))
         federation.center("approve-site", federation.federation, request)
@@ -138,4 +138,4 @@ def test_a_key_is_not_lost_between_superlink_and_the_notes(stage: Stage, rows: l
         stage.await_log(f"join-{site}", "connected to", after=before, timeout_s=400.0)
     run.finish(timeout_s=500.0)
     told(f"{run.relaunches} relaunches; {site} is back with its new key")
-    run.check(told, [SITES] * 3)
+    run.check(told, [SITES] * 2)

@@ -15,7 +15,7 @@ from tests.faults.disks import fill, small_disk
 from tests.faults.rows import Fault, Told, parametrized
 from tests.faults.stage import OTHERS, SITES, WEST, Between, Stage, start_worker, study_file
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(7200)]
 
 CGROUP = Path("/sys/fs/cgroup/memory")
 

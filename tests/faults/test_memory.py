@@ -10,7 +10,7 @@ from shared_model.protocol import StudyProtocol
 from tests.faults import thirsty_site
 from tests.faults.rows import Fault, Told, parametrized
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 WIDTH = 768  # the model has 85 MB, more than a process keeps at hand of what it freed
 PROTOCOL = StudyProtocol.model_validate(

@@ -11,7 +11,7 @@ from tests.faults.proxy import Mode
 from tests.faults.rows import Fault, Told, parametrized
 from tests.faults.stage import OTHERS, SITES, WEST, Between, Stage
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(7200)]
 
 WIDTH = 32  # of the network: with its control variate the model has 0.3 MB
 COUNTS = [

@@ -13,7 +13,7 @@ from tests.faults.rows import Fault, Told, parametrized
 from tests.faults.scene import Scene
 from tests.faults.stage import SITES, study_file
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 READ_ONLY = Fault("disk", "run's folder read-only", "the run's folder turns read-only in round 2 (all in one process)",
                   "ends with what to do, keeps what was committed; started again, it goes on")  # fmt: skip

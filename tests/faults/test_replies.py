@@ -14,7 +14,7 @@ from tests.faults.rows import Fault, Told, parametrized
 from tests.faults.scene import Scene
 from tests.faults.stage import SITES, study_file
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 ROUNDS, WEST = 3, "west"
 OTHERS = tuple(site for site in SITES if site != WEST)

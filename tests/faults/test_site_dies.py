@@ -12,7 +12,7 @@ from tests.deployed import wait_for
 from tests.faults.rows import Fault, Told, parametrized
 from tests.faults.stage import OTHERS, SITES, WEST, Between, Stage, children
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(7200)]
 
 GOES_ON = "the round goes on with the others; the site counts again in the next"
 WORKER = [Fault("worker", f"worker dies: {point}", f"kill -9 when {when}", GOES_ON)

@@ -21,7 +21,7 @@ from tests.deployed import ROOT, wait_for
 from tests.faults.rows import Fault, Told, parametrized
 from tests.faults.stage import HOST, OTHERS, SITES, WEST, Between, Stage, start_join
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(7200)]
 
 MENDED = "hospitals say what is wrong and whom to tell; after consilium-center rotate they are back by themselves"
 CERTIFICATES = {

@@ -76,14 +76,14 @@ def test_leaving_out_a_modality_is_what_the_network_does_without_it() -> None:
 # Variables
 
 
-@pytest.mark.parametrize("kind", ["multimodal", "clinical_only", "logistic"])
+@pytest.mark.parametrize("kind", ["multimodal", "clinical_only", "logistic", "late_fusion"])
 def test_integrated_gradients_are_complete(kind: str) -> None:
     found = integrated_gradients(trained(kind=kind), patients(16), protocol=protocol(kind=kind))
     assert found.gap.max() <= 1e-3
     assert found.names == ("age", "size", "sex", "mutation")
 
 
-@pytest.mark.parametrize("kind", ["multimodal", "clinical_only", "logistic"])
+@pytest.mark.parametrize("kind", ["multimodal", "clinical_only", "logistic", "late_fusion"])
 def test_sampled_shapley_values_add_up_for_any_number_of_orders(kind: str) -> None:
     for orders in (1, 4):
         found = sampled_shapley(trained(kind=kind), patients(5), protocol=protocol(kind=kind), seed=1, orders=orders)
@@ -202,7 +202,7 @@ def test_every_encoder_has_a_layer_for_grad_cam() -> None:
 # Attention
 
 
-@pytest.mark.parametrize("kind", ["multimodal", "image_only", "clinical_only"])
+@pytest.mark.parametrize("kind", ["multimodal", "image_only", "clinical_only", "late_fusion"])
 def test_rollout_shares_add_up_and_no_module_keeps_attention(kind: str) -> None:
     built = trained(kind=kind)
     before = {name for module in built.modules() for name in vars(module)}

@@ -17,7 +17,7 @@ from shared_model.parameters import ParameterSpec
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import Normalization
 
-KINDS = ["multimodal", "image_only", "clinical_only", "logistic"]
+KINDS = ["multimodal", "image_only", "clinical_only", "logistic", "late_fusion"]
 NORMALIZATION = Normalization(mean=(50.0, 12.0), scale=(10.0, 5.0), frequency=((0.75, 0.25), (0.2, 0.3, 0.5)))
 
 

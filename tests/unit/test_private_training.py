@@ -91,8 +91,9 @@ def one_by_one(net: PatientNetwork, batch: PatientBatch, settings: DifferentialP
 
 @pytest.mark.parametrize("clipping", ["flat", "automatic", "per_layer"])
 @pytest.mark.parametrize("trainable", ["all", "fusion_and_head"])
-def test_clipped_gradients_equal_autograd_patient_by_patient(clipping: str, trainable: str) -> None:
-    net = build_network(protocol(trainable=trainable), normalization=NORMALIZATION, seed=0)
+@pytest.mark.parametrize("kind", ["multimodal", "late_fusion"])
+def test_clipped_gradients_equal_autograd_patient_by_patient(kind: str, clipping: str, trainable: str) -> None:
+    net = build_network(protocol(kind=kind, trainable=trainable), normalization=NORMALIZATION, seed=0)
     settings, batch = dp(clipping=clipping, clip_norm=0.1), bags()
     expected = one_by_one(net, batch, settings)
     with PatientGradients(net, settings) as gradients:

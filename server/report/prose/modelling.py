@@ -5,7 +5,7 @@ from typing import Any
 
 from server.report.prose.part import Part, part
 from server.report.wording import count, listing
-from shared_model.protocol import Federation, Network, StudyProtocol, Training
+from shared_model.protocol import PICTURED, Federation, Network, StudyProtocol, Training
 
 Json = dict[str, Any]
 
@@ -40,10 +40,11 @@ def network(protocol: StudyProtocol, document: Json) -> Part:
         "image_only": _image_only,
         "clinical_only": _clinical_only,
         "logistic": _logistic,
+        "late_fusion": _late_fusion,
     }[protocol.network.kind](protocol.network)
     pretrained = protocol.network.pretrained
     start = None
-    if protocol.images and protocol.network.kind in {"multimodal", "image_only"}:
+    if protocol.images and protocol.network.kind in PICTURED:
         start = (
             f"The picture encoder started from pretrained weights (SHA-256 {pretrained.sha256[:12]}…)."
             if pretrained
@@ -80,6 +81,13 @@ def _clinical_only(network: Network) -> str:
 
 def _logistic(network: Network) -> str:
     return "The model was a logistic regression on the variables."
+
+
+def _late_fusion(network: Network) -> str:
+    return (
+        f"{_image_only(network)} To the log odds that it gave, those of a logistic regression on the variables were added "
+        "(late fusion)."
+    )
 
 
 def training(protocol: StudyProtocol, document: Json) -> Part:

@@ -21,6 +21,16 @@ _INTENSITY = {
     "fixed grey, and their brightness evened out over depth",
 }
 
+_MASKED = (
+    "No value was imputed: what a patient lacks was masked, and the network has learned tokens that stand for its absence."
+)
+_IMPUTED = (
+    "A missing numeric value was replaced by the mean of the training patients and a missing category by its shares among them."
+)
+_MISSING_PICTURES = (
+    "Pictures that a patient lacks were masked, and the network has learned tokens that stand for their absence."
+)
+
 
 def participants(protocol: StudyProtocol, document: Json) -> Part:
     """Who was found, left out, and in which part."""
@@ -111,16 +121,14 @@ def _pictures(images: Images) -> Iterator[str]:
 
 def missing(protocol: StudyProtocol, document: Json) -> Part:
     """How missing values are handled, and how many there are."""
-    attention = protocol.network.kind != "logistic"
+    kind = protocol.network.kind
     dropout = protocol.network.modality_dropout
     return part(
         "Missing data",
-        "No value was imputed: what a patient lacks was masked, and the network has learned tokens that stand for its absence."
-        if attention
-        else "A missing numeric value was replaced by the mean of the training patients and a missing category by its shares "
-        "among them.",
+        _MISSING_PICTURES if kind == "late_fusion" else None,
+        _IMPUTED if kind in {"logistic", "late_fusion"} else _MASKED,
         f"In training a patient's modality was hidden at random with probability {dropout:g}."
-        if attention and dropout and len(network_modalities(protocol)) > 1
+        if kind != "logistic" and dropout and len(network_modalities(protocol)) > 1
         else None,
         _most_missing(document) if network_variables(protocol) else None,
     )

@@ -281,7 +281,21 @@ def test_boxes_and_masks_become_a_channel(hospital):
 
 
 def test_a_lesion_crop_without_lesions_is_refused_with_the_reason(hospital):
-    assert "no lesion box" in faults(hospital, None, {"images": {"crop": "lesion"}}, kind=CohortError)["images.max_unusable"]
+    """Before any picture is read where the site never says where lesions are; afterwards where too many cells are empty."""
+    asked = {"images": {"crop": "lesion"}}
+    assert "where the lesion is" in faults(hospital, None, asked, kind=ConfigurationError)["images.roi"]
+    boxes = ["x0", "y0", "x1", "y1"]
+    rows = [
+        {"patient": f"p{k:02}", "file": f"img/p{k:02}_{view}.png", "view": view, "x0": 2, "y0": 2, "x1": 20, "y1": 20}
+        for k in range(12)
+        for view in "TL"
+    ]
+    hospital.write("images.csv", [row | dict.fromkeys(boxes, "") if k < 7 else row for k, row in enumerate(rows)])
+    found = faults(hospital, {"images": {"roi": boxes}}, asked, kind=CohortError)["images.max_unusable"]
+    assert "7 of 24 images are unusable: no lesion box (7)" in found
+    assert "and 2 more" in found
+    assert "check images.roi" in found
+    assert "export" not in found
 
 
 def test_faults_of_the_image_table(hospital):
