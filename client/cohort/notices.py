@@ -37,7 +37,7 @@ def _of_patients(findings: Findings, config: SiteConfig) -> Iterator[Notice]:
         yield Notice(what, "fill them in, if wanted", "patients")
     if findings.ignored_labels:
         what = f"labels set aside by label.ignore: {_counts(findings.ignored_labels)}"
-        yield Notice(what, "nothing, if this is meant", "labels")
+        yield Notice(what, "nothing, if this is meant; otherwise move them to label.positive or label.negative", "labels")
     if findings.unlisted_parts:
         what = f"patients with these codes are in no part and are left out: {_counts(findings.unlisted_parts)}"
         yield Notice(what, "map the codes in split.codes, if wanted", "parts")
@@ -111,12 +111,12 @@ def _of_images(images: ImageFindings, patients: int) -> Iterator[Notice]:
     if images.unusable:
         reasons = Counter(file.reason for file in images.unusable)
         counted = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
-        yield Notice(f"unusable images, left out: {len(images.unusable)}: {counted}", remedies(reasons))
+        yield Notice(f"unusable images are left out: {counted}", remedies(reasons))
     if images.unmapped_views:
         what = f"images of views that are not mapped are left out: {_counts(images.unmapped_views)}"
         yield Notice(what, "map them in images.view.codes, if the study has such a view")
     if images.of_nobody:
-        what = f"rows of the image table whose patient is not in the cohort table: {images.of_nobody}"
+        what = f"pictures whose patient is not in the cohort table: {images.of_nobody}"
         yield Notice(what, "nothing, if other patients are meant; otherwise compare the identifiers")
     if images.patients_without:
         yield Notice(f"{images.patients_without} of {patients} patients have no usable image", "nothing, if none was taken")

@@ -55,19 +55,17 @@ def owned_pictures(tensors: CohortTensors, parts: Mapping[Part, Tensor]) -> Owne
 def duplicate_check(pictures: Owned) -> Check:
     """Pictures that several patients share, identical or nearly so. Across parts, the test is not of unseen patients."""
     title = "No picture twice"
-    identical = _identical_pairs(pictures)
-    alike = [pair for pair in _alike_pairs(pictures) if pair not in set(identical)]
+    distinct, identical = _identical(pictures)
+    alike = _alike(pictures, distinct)
     failures: list[Problem] = []
     warnings: list[Problem] = []
     mend = "are these the same person under two identifiers? keep one, or give both the same patient_id"
     for pairs, how, across_to in ((identical, "identical", failures), (alike, "nearly identical", warnings)):
-        across = sum(pictures.part[one] != pictures.part[other] for one, other in pairs)
-        within = len(pairs) - across
-        if across:
-            across_to.append(Problem(f"{how} pictures of different patients in different parts: {across} pairs", mend))
-        if within:
-            warnings.append(Problem(f"{how} pictures of different patients in one part: {within} pairs", mend))
-    found = f"{len(pictures.grey)} pictures: {len(identical)} pairs identical, {len(alike)} nearly, between patients"
+        if pairs.across:
+            across_to.append(Problem(f"{how} pictures of different patients in different parts: {pairs.across} pairs", mend))
+        if pairs.within:
+            warnings.append(Problem(f"{how} pictures of different patients in one part: {pairs.within} pairs", mend))
+    found = f"{len(pictures.grey)} pictures: {identical.count} pairs identical, {alike.count} nearly, between patients"
     return check_of("duplicates", title, found, warnings=warnings, failures=failures)
 
 
@@ -149,32 +147,48 @@ def row_check(columns: Mapping[str, Sequence[str]], part_of: Sequence[str]) -> C
     return check_of("rows", "No patient twice", found, warnings=[Problem(what, remedy)])
 
 
-def _identical_pairs(pictures: Owned) -> list[tuple[int, int]]:
-    first: dict[bytes, list[int]] = {}
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of pictures of different patients, in different parts or in one. Counted only: of n copies there are n squared."""
+
+    across: int = 0
+    within: int = 0
+
+    @property
+    def count(self) -> int:
+        return self.across + self.within
+
+    @classmethod
+    def of(cls, pictures: Owned, ones: NDArray[np.int64], others: NDArray[np.int64]) -> "_Pairs":
+        strangers = pictures.patient[ones] != pictures.patient[others]
+        apart = pictures.part[ones] != pictures.part[others]
+        return cls(int((strangers & apart).sum()), int((strangers & ~apart).sum()))
+
+
+def _identical(pictures: Owned) -> tuple[NDArray[np.int64], _Pairs]:
+    """The first of each group of identical pictures, and the pairs of it with the others; flat pictures are in no group."""
+    groups: dict[bytes, list[int]] = {}
     for place, grey in enumerate(pictures.grey):
         if grey.std() >= _LEAST_CONTRAST:
-            first.setdefault(grey.tobytes(), []).append(place)
-    return [
-        (group[0], other)
-        for group in first.values()
-        for other in group[1:]
-        if pictures.patient[group[0]] != pictures.patient[other]
-    ]
+            groups.setdefault(grey.tobytes(), []).append(place)
+    pairs = np.array([(group[0], other) for group in groups.values() for other in group[1:]], dtype=np.int64).reshape(-1, 2)
+    distinct = np.array([group[0] for group in groups.values()], dtype=np.int64)
+    return distinct, _Pairs.of(pictures, pairs[:, 0], pairs[:, 1])
 
 
-def _alike_pairs(pictures: Owned) -> list[tuple[int, int]]:
-    usable = np.nonzero(pictures.grey.std(axis=(1, 2)) >= _LEAST_CONTRAST)[0][:_MOST_COMPARED]
-    hashes = (
-        np.stack([_difference_hash(pictures.grey[place]) for place in usable]) if len(usable) else np.zeros((0, 4), np.uint64)
-    )
-    pairs = []
-    for start in range(0, len(usable), _CHUNK):
+def _alike(pictures: Owned, distinct: NDArray[np.int64]) -> _Pairs:
+    """Pairs among the ``distinct`` pictures that differ in a few bits of their hashes."""
+    compared = distinct[:_MOST_COMPARED]
+    if not len(compared):
+        return _Pairs()
+    hashes = np.stack([_difference_hash(pictures.grey[place]) for place in compared])
+    across = within = 0
+    for start in range(0, len(compared), _CHUNK):
         apart = np.bitwise_count(hashes[start : start + _CHUNK, None] ^ hashes[None, start:]).sum(axis=2)  # [chunk, rest]
         near, far = np.nonzero(apart <= _ALIKE_BITS)
-        for one, other in zip(usable[start + near], usable[start + far], strict=True):
-            if one < other and pictures.patient[one] != pictures.patient[other]:
-                pairs.append((int(one), int(other)))
-    return pairs
+        found = _Pairs.of(pictures, compared[start + near[near < far]], compared[start + far[near < far]])
+        across, within = across + found.across, within + found.within
+    return _Pairs(across, within)
 
 
 def _difference_hash(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -138,7 +138,7 @@ def _images(images: ImageFindings) -> Iterator[RenderableType]:
     for file in images.unusable[:_LISTED_FILES]:
         yield Text(f"  {file.file or '(none)'}: {file.reason}")
     if len(images.unusable) > _LISTED_FILES:
-        yield Text(f"  and {len(images.unusable) - _LISTED_FILES} more (--json lists all)")
+        yield Text(f"  and {len(images.unusable) - _LISTED_FILES} more (--json lists all, as hashes)")
 
 
 def _grid(title: str, *columns: str) -> Grid:

@@ -73,6 +73,15 @@ def test_a_copy_that_was_saved_again_is_recognised(grey):
     assert "nearly identical" in check.problems[0].what
 
 
+def test_thousands_of_copies_are_counted_at_once(grey):
+    """A folder in which every patient has the same two pictures: pairs grow with the square of the copies."""
+    almost = grey[0].copy()
+    almost[0, 0] ^= 1
+    check = duplicate_check(owned_pictures(*cohort(np.concatenate([np.stack([grey[0], almost])] * 2000))))
+    assert check.found == "4000 pictures: 3998 pairs identical, 1 nearly, between patients"
+    assert check.status == "fail"
+
+
 def test_flat_pictures_are_no_duplicates():
     flat = np.zeros((PATIENTS, SIDE, SIDE), dtype=np.uint8)
     assert duplicate_check(owned_pictures(*cohort(flat))).status == "pass"

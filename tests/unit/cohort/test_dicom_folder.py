@@ -268,6 +268,46 @@ def test_twenty_thousand_files_take_seconds(tmp_path):
     assert time.perf_counter() - started < 60.0
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_hundred_thousand_objects_are_checked(hospital, rows, monkeypatch):
+    """As a PACS gives out a whole department: few of the objects are ultrasound of the study's patients."""
+    monkeypatch.setenv("CONSILIUM_CACHE", str(hospital.folder.parent / "cache"))
+    folder, uid = hospital.folder / "pacs", "1.2.826.0.1.1000000000"
+    shares = {"ct": 60, "stranger": 25, "own": 5, "text": 4, "empty": 2, "torn": 2, "no pixels": 2}
+    kinds = {
+        "ct": {"SOPClassUID": CT, "PatientID": "p00"},
+        "stranger": {"PatientID": "q00", "SeriesDescription": "trans"},
+        "own": {"PatientID": "p00", "SeriesDescription": "trans"},
+    }
+    content = {
+        kind: write_object(
+            hospital.folder / "one",
+            speckle(16, 16),
+            SOPInstanceUID=uid,
+            SequenceOfUltrasoundRegions=[region((0, 0, 15, 15))],
+            **tags,
+        ).read_bytes()
+        for kind, tags in kinds.items()
+    }
+    content |= {"text": b"a note", "empty": b"", "torn": content["own"][:300]}
+    content["no pixels"] = content["own"][: content["own"].index(b"\xe0\x7f\x10\x00")]
+    for number in range(100_000):
+        kind = [kind for kind, share in shares.items() for _ in range(share)][number % 100]
+        place = folder / f"{number // 1000:02}"
+        place.mkdir(parents=True, exist_ok=True)
+        own = content[kind].replace(uid.encode(), str(number + 10**21).encode())
+        (place / f"IM{number}").write_bytes(own.replace(b"p00", rows[number // 100 % 12]["id"].encode()))
+    found = load(hospital, {"region": [0, 0, 16, 16]}).findings.images
+    assert found.skipped == {
+        "another kind of object: CT Image Storage": 60_000,
+        "not DICOM": 4_000,
+        "empty file": 2_000,
+        "no pixels": 4_000,
+    }
+    assert (found.of_nobody, found.beyond_limit) == (25_000, 5_000 - found.used)
+
+
 def read_index_of(folder: Path) -> Any:
     return read_index(
         folder,
