@@ -25,7 +25,7 @@ from shared_model.parameters import ParameterSpec
 from shared_model.protocol import StudyProtocol, read_protocol
 
 PATIENTS, FRESH = 400, 400  # at each hospital
-ROUNDS = 24
+ROUNDS = 22
 _SEED, _FRESH_SEED = 1, 77
 Where = Literal["central", "federated"]
 
