@@ -39,7 +39,7 @@ def _variables(found: Sequence[Json | None], of: tuple[Column, ...]) -> Table | 
     if not names:
         return None
     rows = [
-        Row((words(name.replace("_", " ")), *(number(own[name]) if name in own else _none() for own in sizes)))
+        Row((words(name.replace("_", " ")), *(number(own[name], 3) if name in own else _none() for own in sizes)))
         for name in names
     ]
     agreement = (_agreement(sizes[0], own) for own in sizes[1:])
