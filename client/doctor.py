@@ -72,7 +72,8 @@ def _authentication(home: Home, kit: Kit) -> Check:
     if verdict == "unavailable":
         problem = Problem("the center is up, but does not answer properly", "ask the center whether it is starting; try again")
         return check_of("auth", _AUTH, words, failures=[problem])
-    remedy = "ask the center to approve the request; if it has revoked the key: consilium-site enrol --renew"
+    remedy = "ask the center to approve the request; if it has revoked the key: consilium-site enrol --renew; "
+    remedy += "if consilium-site join runs elsewhere with a copy of these keys, end it there"
     if verdict == "unauthenticated":
         remedy = "set the clock; if it is right, something in between changes requests: let this address through untouched"
         return check_of("auth", _AUTH, words, failures=[Problem("the center could not verify this site's signature", remedy)])

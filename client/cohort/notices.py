@@ -37,7 +37,7 @@ def _of_patients(findings: Findings, config: SiteConfig) -> Iterator[Notice]:
         yield Notice(what, "fill them in, if wanted", "patients")
     if findings.ignored_labels:
         what = f"labels set aside by label.ignore: {_counts(findings.ignored_labels)}"
-        yield Notice(what, "nothing, if this is meant", "labels")
+        yield Notice(what, "nothing, if this is meant; otherwise move them to label.positive or label.negative", "labels")
     if findings.unlisted_parts:
         what = f"patients with these codes are in no part and are left out: {_counts(findings.unlisted_parts)}"
         yield Notice(what, "map the codes in split.codes, if wanted", "parts")

@@ -49,10 +49,10 @@ def unkeyed(identifier: str) -> str:
 
 
 def concealed(findings: Findings, pseudonyms: Pseudonyms) -> Findings:
-    """``findings`` to be written down: names of files, and cells that no code explains, as pseudonyms. Counts stay."""
+    """``findings`` to be written down: names of files, and cells that no code explains, as pseudonyms. Counts stay, and so do
+    labels that are ignored, for their codes stand in ``label.ignore``."""
     return replace(
         findings,
-        ignored_labels=_keys_concealed(findings.ignored_labels, pseudonyms),
         unlisted_parts=_keys_concealed(findings.unlisted_parts, pseudonyms),
         variables={name: _of_variable(variable, pseudonyms) for name, variable in findings.variables.items()},
         images=None if findings.images is None else _of_images(findings.images, pseudonyms),

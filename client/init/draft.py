@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.cohort.tables import ROW_NUMBER
 from client.init.guess import Guess, code_value
 from client.init.label import LabelGuess
 from client.init.pictures import PictureGuess, relative
@@ -61,6 +62,8 @@ def _lines(guesses: Guesses, protocol: StudyProtocol, base: Path) -> Iterator[st
         yield f"redcap_dictionary = {toml_value(relative(guesses.dictionary.path, base))}"
     column, evidence = guesses.identifier
     yield f"# {evidence}"
+    if column == ROW_NUMBER:
+        yield "# CHECK: name the identifier if there is one: numbers change with the order of the rows"
     yield f"patient_id = {toml_value(column)}"
     yield from _label(guesses.label, guesses.cohort, protocol)
     yield from ("", "[cohort.variables]")

@@ -30,7 +30,7 @@ class LabelGuess:
 
 def guess_identifier(table: Table, shared: list[set[str]]) -> tuple[str, str]:
     """The column that identifies a patient, and why; ``shared`` are the cells of columns of the image table."""
-    best, score, evidence = ROW_NUMBER, 1.2, "no column looks like an identifier: the rows are numbered"
+    best, score, evidence = ROW_NUMBER, 1.2, "no column looks like an identifier, so the rows are numbered"
     for column, cells in table.columns.items():
         filled = [cell for cell in cells if cell]
         if len(filled) < table.rows or any("." in cell and cell.replace(".", "").isdigit() for cell in filled[:50]):

@@ -129,7 +129,8 @@ def test_a_key_is_not_lost_between_superlink_and_the_notes(stage: Stage, rows: l
     request = tmp_path / "request.json"
     renewed = federation.site("enrol", federation.sites[site], "--home", federation.home(site), "--out", request, "--renew")
     assert renewed.returncode == 0, renewed.stderr
-    run = stage.begin(tmp_path, rounds=2)
+    # A hospital that is refused once tries again after 65 s; the conductor that follows waits for it for one deadline.
+    run = stage.begin(tmp_path, rounds=2, deadline_s=180)
     with Between(run):  # not held again: the last round follows
         stage.arm("center", "center.registered")
         before = len(stage.log(f"join-{site}"))

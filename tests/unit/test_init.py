@@ -94,6 +94,8 @@ def test_raw_public_tables(tmp_path, real_data, export, label, variables):
     draft = drafted(tmp_path / "site.toml", real_data / export, "--study", LLNM, "--name", "public")
     assert draft["cohort"]["label"] == label
     assert {name: mapping["column"] for name, mapping in draft["cohort"]["variables"].items()} == variables
+    numbered = "numbers change with the order of the rows" in (tmp_path / "site.toml").read_text(encoding="utf-8")
+    assert numbered == (draft["cohort"]["patient_id"] == "#row") == (export == "uci_dtc_recurrence")
     result = run("check", tmp_path / "site.toml", "--study", LLNM, "--fast", "--json")
     assert result.exit_code == 0
     found = json.loads(result.stdout)
