@@ -1,7 +1,8 @@
-"""The demo's network trained at four invented hospitals, and fresh patients of theirs of whom everything is known."""
+"""The demo's pictures and tables learned at four invented hospitals, and fresh patients of whom everything is known."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,20 +26,23 @@ from shared_model.parameters import ParameterSpec
 from shared_model.protocol import StudyProtocol, read_protocol
 
 PATIENTS, FRESH = 400, 400  # at each hospital
-ROUNDS = 22
+ROUNDS, RATE = 24, 0.003
 _SEED, _FRESH_SEED = 1, 77
 Where = Literal["central", "federated"]
 
 
 def demo_protocol(**changes: Any) -> StudyProtocol:
-    """The demo's, for training alone: a few more rounds, and no explanation at the sites.
+    """The demo's with late fusion, for training alone: more rounds, and no explanation at the sites.
 
     ``network``, ``images`` ... of ``changes`` replace keys of these sections.
     """
     protocol = read_protocol(DEMO_STUDY).model_copy(update={"explanation": None})
-    changes = {"federation": {"rounds": ROUNDS}} | changes
-    sections = {name: getattr(protocol, name).model_copy(update=keys) for name, keys in changes.items()}
-    return protocol.model_copy(update=sections)
+    sections = {"network": {"kind": "late_fusion"}, "training": {"lr": RATE}, "federation": {"rounds": ROUNDS}}
+    for name, keys in changes.items():
+        sections[name] = sections.get(name, {}) | keys
+    return protocol.model_copy(
+        update={name: getattr(protocol, name).model_copy(update=keys) for name, keys in sections.items()}
+    )
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,14 @@ class Hospitals:
             developed=_exports(folder / "developed", patients, _SEED, "train = 0.8\ntune = 0.2\ntest = 0.0"),
             fresh=_exports(folder / "fresh", fresh, _FRESH_SEED, "train = 0.0\ntune = 0.0\ntest = 1.0"),
             folder=folder,
+        )
+
+    def without(self, view: str) -> "Hospitals":
+        """The same, in whose configuration the pictures of ``view`` have no part."""
+        return replace(
+            self,
+            developed={name: _without(file, view) for name, file in self.developed.items()},
+            fresh={name: _without(file, view) for name, file in self.fresh.items()},
         )
 
     @property
@@ -131,6 +143,13 @@ def multimodal(learned: Learned) -> MultimodalNetwork:
     """The network, which has both streams."""
     assert isinstance(learned.network, MultimodalNetwork)
     return learned.network
+
+
+def _without(file: Path, view: str) -> Path:
+    beside = file.with_name(f"without_{view}.toml")
+    code = re.compile(rf""",?\s*("[^"]*"|[\w-]+)\s*=\s*"{view}\"""")
+    beside.write_text(code.sub("", file.read_text(encoding="utf-8")), encoding="utf-8")
+    return beside
 
 
 def _exports(folder: Path, patients: int, seed: int, split: str) -> dict[str, Path]:
