@@ -44,6 +44,11 @@ class SiteState:
             return {}
         return {name: vector.astype(np.float32) for name, vector in vectors.items()}
 
+    def load_last(self, round_: int) -> dict[str, Vector]:
+        """Vectors after the last round up to ``round_`` of which there are any; empty if there is none."""
+        rounds = (int(path.stem.removeprefix("round-")) for path in self.directory.glob("round-*.safetensors"))
+        return next((found for r in sorted(rounds, reverse=True) if r <= round_ and (found := self.load(r))), {})
+
     def save(self, round_: int, vectors: Mapping[str, Vector], *, keep: Collection[int]) -> None:
         """Store ``vectors`` as the state after ``round_``, durably, and drop all others but ``keep``."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)

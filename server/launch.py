@@ -150,12 +150,14 @@ def simulate(simulation: Simulation, *, extent: Extent, console: Console) -> Run
     """Run or resume to the end, with all that ``extent`` asks for, and write the results. Returns the finished run.
 
     Raises:
-        ConfigurationError: sites' files do not fit; nothing is written then.
+        ConfigurationError: sites' files do not fit, or sites would be evaluated that lack layers of their own; nothing is
+            written then.
         StudyError: the study cannot go on, or another command is at work in the same run directory. Where only a study of
             the design cannot, the others are carried out first, and the results written.
     """
     from server.simulation import open_workers
 
+    _refuse_sites_without_own_layers(simulation.protocol, extent)
     out = simulation.out
     workers = open_workers(simulation.sites, simulation.protocol, state=out / "sites", threads=simulation.threads)
     out.mkdir(parents=True, exist_ok=True)
@@ -167,6 +169,14 @@ def simulate(simulation: Simulation, *, extent: Extent, console: Console) -> Run
         finally:
             report(out)
     return record
+
+
+def _refuse_sites_without_own_layers(protocol: StudyProtocol, extent: Extent) -> None:
+    personal = protocol.federation.personal
+    if personal and (protocol.evaluation.external or extent.leave_one_site_out):
+        expected = "none, where a site is evaluated that does not train: it has no layers of its own"
+        remedy = "remove federation.personal, or --leave-one-site-out and external sites"
+        raise ConfigurationError([Fault("study protocol", "federation.personal", ", ".join(personal), expected, remedy)])
 
 
 def _train(simulation: Simulation, workers: "Mapping[str, Worker]", console: Console) -> RunRecord:

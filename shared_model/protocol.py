@@ -246,22 +246,31 @@ class StudyProtocol(Strict):
             raise ValueError(
                 "SCAFFOLD's control variates are averages || use aggregation weighted_mean, or another client_rule"
             )
-        if rule.kind == "ditto" and self.federation.personal:
-            raise ValueError("Ditto keeps a whole model at each site || remove personal, or use another client_rule")
-        if rule.kind == "scaffold" and self.federation.personal:
-            raise ValueError("SCAFFOLD needs every parameter shared || remove personal, or use another client_rule")
         if rule.kind == "scaffold" and self.training.optimizer != "sgd":
             raise ValueError('SCAFFOLD corrects plain gradient steps || use optimizer = "sgd", or another client_rule')
         if rule.kind == "scaffold" and self.training.momentum:
             raise ValueError("SCAFFOLD's control variates assume plain steps || remove momentum, or use another client_rule")
         if self.training.momentum and self.training.optimizer != "sgd":
             raise ValueError('momentum belongs to "sgd" || remove momentum, or use optimizer = "sgd"')
-        if "norm" in self.federation.personal and kind == "logistic":
-            raise ValueError('the logistic model has no normalisation layers || remove "norm" from personal')
+        if self.federation.personal:
+            self._check_personal()
         self._check_subgroups()
         if problem := conflict(self) or conflict_of_explanation(self):
             raise ValueError(problem)
         return self
+
+    def _check_personal(self) -> None:
+        rule = self.federation.client_rule.kind
+        if rule == "ditto":
+            raise ValueError("Ditto keeps a whole model at each site || remove personal, or use another client_rule")
+        if rule == "scaffold":
+            raise ValueError("SCAFFOLD needs every parameter shared || remove personal, or use another client_rule")
+        if self.evaluation.external:
+            raise ValueError(
+                "an external site does not train, and has no layers of its own || remove federation.personal, or external"
+            )
+        if "norm" in self.federation.personal and self.network.kind == "logistic":
+            raise ValueError('the logistic model has no normalisation layers || remove "norm" from personal')
 
     def _check_subgroups(self) -> None:
         for name, subgroup in self.evaluation.subgroups.items():

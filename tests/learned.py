@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from client.cohort.tensors import CohortTensors, StudyPatients, pool
+from client.state import SiteState
 from client.synthetic import HOSPITALS, synthesize
 from client.tasks.explain import with_outlines
+from client.tasks.train import PERSONAL
 from client.worker import Worker
 from server.baselines import alone
 from server.journal import Journal
@@ -23,7 +25,7 @@ from shared_model.parameters import ParameterSpec
 from shared_model.protocol import StudyProtocol, read_protocol
 
 PATIENTS, FRESH = 400, 400  # at each hospital
-ROUNDS = 14
+ROUNDS = 22
 _SEED, _FRESH_SEED = 1, 77
 Where = Literal["central", "federated"]
 
@@ -66,18 +68,13 @@ class Hospitals:
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained network, and the fresh patients as it sees them, hospital by hospital."""
+    """A trained network, and the fresh patients as it sees them, hospital by hospital; ``logits`` ``[P]`` of these patients, by
+    each hospital's own layers where the study has some."""
 
     protocol: StudyProtocol
     network: PatientNetwork
     tensors: CohortTensors
-
-    @property
-    def logits(self) -> NDArray[np.float64]:
-        """Of the fresh patients, ``[P]``."""
-        with torch.no_grad():
-            parts = [self.network(self.tensors.batch(rows)) for rows in torch.arange(len(self.tensors)).split(200)]
-        return torch.cat(parts).double().numpy()
+    logits: NDArray[np.float64]
 
     def auc(self, chosen: "NDArray[np.bool_] | slice" = slice(None)) -> float:
         """Of the fresh patients ``chosen``."""
@@ -97,15 +94,32 @@ def learn(hospitals: Hospitals, protocol: StudyProtocol, where: Where, *, name: 
         record = journal.record()
         checkpoint = journal.load_checkpoint(record.best_round)
     assert checkpoint is not None
-    network = build_network(protocol, normalization=record.normalization, seed=0)
-    ParameterSpec.of(network).load(network, checkpoint["model"])
-    return Learned(protocol, network.eval(), fresh_patients(hospitals, protocol).tensors)
+    network = build_network(protocol, normalization=record.normalization, seed=0).eval()
+    spec = ParameterSpec.of(network, personal=protocol.federation.personal)
+    spec.load(network, checkpoint["model"])
+    logits = []
+    for hospital, patients in _fresh_patients(hospitals, protocol).items():
+        if spec.personal:
+            own = SiteState(folder / "state" / name / hospital).load(record.best_round)
+            spec.load_personal(network, own[PERSONAL])
+        logits.append(_logits(network, patients.tensors))
+    return Learned(protocol, network, fresh_patients(hospitals, protocol).tensors, np.concatenate(logits))
+
+
+def _logits(network: PatientNetwork, tensors: CohortTensors) -> NDArray[np.float64]:
+    with torch.no_grad():
+        parts = [network(tensors.batch(rows)) for rows in torch.arange(len(tensors)).split(200)]
+    return torch.cat(parts).double().numpy()
+
+
+def _fresh_patients(hospitals: Hospitals, protocol: StudyProtocol) -> dict[str, StudyPatients]:
+    workers = open_workers(hospitals.fresh, protocol, state=hospitals.folder / "state", threads=1)
+    return {name: worker.cohort(protocol) for name, worker in workers.items()}
 
 
 def fresh_patients(hospitals: Hospitals, protocol: StudyProtocol) -> StudyPatients:
     """The fresh patients of all hospitals as ``protocol`` sees them."""
-    state = hospitals.folder / "state"
-    return pool([w.cohort(protocol) for w in open_workers(hospitals.fresh, protocol, state=state, threads=1).values()])
+    return pool(list(_fresh_patients(hospitals, protocol).values()))
 
 
 def outlines(hospitals: Hospitals, protocol: StudyProtocol) -> torch.Tensor:

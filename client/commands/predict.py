@@ -22,6 +22,10 @@ def predict(
     site: Annotated[Path, typer.Option(metavar="SITE.toml", help="The hospital's configuration.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The card (.html); without --patient a table (.csv).")],
     patient: Annotated[str | None, typer.Option(metavar="ID", help="The patient, as the cohort table names it.")] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The worker's state, where a study leaves layers at each site (federation.personal)."),
+    ] = None,
 ) -> None:
     """Say the risk of one patient on a page that can be printed: why, where, how sure, and what to check first.
 
@@ -37,7 +41,7 @@ def predict(
         config = read_site(site)
         from client.prediction.hospital import Hospital
 
-        hospital = Hospital.of(config, model, where=site)
+        hospital = Hospital.of(config, model, where=site, state=state)
         if patient is None:
             from client.prediction.table import as_csv
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.cohort.load import Cohort, load_cohort
-from client.prediction.model_file import Model
+from client.prediction.model_file import Model, with_own_layers
 from client.prediction.recalibration import Recalibration, fit
 from client.site_config import SiteConfig
 from client.tasks.workbench import own_normalization
@@ -46,8 +46,8 @@ class Hospital:
     recalibration: Recalibration | str
 
     @classmethod
-    def of(cls, config: SiteConfig, model_path: Path, *, where: Path) -> "Hospital":
-        """Read the hospital's cohort and score it.
+    def of(cls, config: SiteConfig, model_path: Path, *, where: Path, state: Path | None = None) -> "Hospital":
+        """Read the hospital's cohort and score it. ``state`` is the worker's, for a study with layers that stay at the site.
 
         Raises:
             ConfigurationError, CohortError: the model, or the hospital's files, cannot be used.
@@ -57,6 +57,7 @@ class Hospital:
         if model.normalization is None and model.protocol.variables:
             own = own_normalization(cohort.tensors, cohort.parts, model.protocol)
             model = Model.read(model_path, own=own)
+        model = with_own_layers(model, state, site=config.site.name)
         logits = logits_of(model, cohort)
         tune = cohort.parts["tune"].numpy()
         labels = cohort.tensors.label.double().numpy()

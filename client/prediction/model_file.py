@@ -10,9 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load
 
+from client.state import SiteState
+from client.tasks.train import PERSONAL
 from shared_model import config_file
 from shared_model.errors import ConfigurationError, Fault
 from shared_model.network import PatientNetwork, build_network
+from shared_model.parameters import ParameterSpec
 from shared_model.protocol import StudyProtocol
 from shared_model.summaries import Normalization
 
@@ -58,6 +61,25 @@ class Model:
         except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, ValidationError) as error:
             raise _unusable(path, f"no model of a study ({type(error).__name__})", "the models/best.safetensors") from None
         return cls(network.eval(), protocol, normalization, run, round_, hashlib.sha256(content).hexdigest())
+
+
+def with_own_layers(model: Model, state: Path | None, *, site: str) -> Model:
+    """``model`` with the layers that ``site`` kept to itself, from the worker's ``state``; as it is if the study has none.
+
+    Raises:
+        ConfigurationError: there are none of this run in ``state``.
+    """
+    spec = ParameterSpec.of(model.network, personal=model.protocol.federation.personal)
+    if not spec.personal:
+        return model
+    kept = SiteState(state / model.run / site).load_last(model.round) if state else {}
+    if PERSONAL not in kept:
+        found = f"no layers of {site} from run {model.run} in {state}" if state else "not given"
+        expected = "the worker's state: in this study each hospital keeps layers of its own, which the model's file lacks"
+        remedy = "give the --state of the worker that took part in this run; a hospital that did not cannot use this model"
+        raise ConfigurationError([Fault("--state", "", found, expected, remedy)])
+    spec.load_personal(model.network, kept[PERSONAL])
+    return model
 
 
 def _unusable(path: Path, found: str, expected: str) -> ConfigurationError:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from server.report.figures.compare import draw
 from server.report.page import environment
 from server.report.svg import for_page
+from server.report.tables import explained_runs
 from server.report.tables.model import Cell, Column, Row, Table, absent, metric, site_name, table, words
 from server.report.wording import count, decimal, listing
 from shared_model.durable import write_durably
@@ -157,6 +158,7 @@ def _tables(runs: Sequence[Run]) -> Iterator[Table | None]:
     for key, label, digits in MEASURES:
         yield _measure(runs, key, label, digits)
     yield _net_benefit(runs)
+    yield from explained_runs.build({run.label: run.document.get("explanation") for run in runs})
 
 
 def _protocols(runs: Sequence[Run]) -> Table | None:

@@ -200,3 +200,13 @@ def test_leaving_out_needs_two_sites(tmp_path: Path) -> None:
     assert "two or more" in result.output
     report(tmp_path / "run")
     assert np.isfinite((tmp_path / "run" / "results.json").stat().st_size)
+
+
+@pytest.mark.parametrize("options", [("--leave-one-site-out",), ("--external", "far.toml")])
+def test_a_site_that_does_not_train_is_not_judged_by_layers_it_never_had(options: tuple[str, ...], tmp_path: Path) -> None:
+    write_study(tmp_path, rounds=1, federation='personal = ["head"]')
+    write_sites(tmp_path, names=(*SITES, "far"), patients=40)
+    code, output = command(tmp_path, *(tmp_path / name if name.endswith("toml") else name for name in options))
+    assert code == 2
+    assert "it has no layers of its own" in " ".join(output.split())
+    assert not (tmp_path / "run").exists()

@@ -11,6 +11,8 @@ import pytest
 import server.results
 from server import report
 from server.records import Arm
+from server.report import compare
+from server.report.tables import explained_runs
 from server.results.document import assemble
 from server.results.explanation_tests import verdicts
 from shared_model.disclosure import Suppression, Why
@@ -143,3 +145,25 @@ def test_a_map_that_does_not_depend_on_training_fails_in_either_direction() -> N
 def test_too_many_gaps_fail() -> None:
     assert of("complete.variables", 0.0001, 0.0)[0]["passed"]
     assert not of("complete.integrated_gradients", 0.05, 0.2)[0]["passed"]
+
+
+def test_runs_are_compared_by_what_moves_their_models() -> None:
+    """With and without differential privacy: the same order of the variables, though all contributions are halved."""
+    plain = document()
+    private = json.loads(json.dumps(plain))
+    private["explanation"] |= {"training_epsilon": 8.0, "noise": {"epsilon": 1.0, "delta": 1e-5}}
+    for row in private["explanation"]["variables"]:
+        row["mean_absolute"] /= 2
+    without = json.loads(json.dumps(plain)) | {"explanation": None}
+    modalities, variables = (
+        found for found in explained_runs.build({"plain": plain["explanation"], "dp": private["explanation"]}) if found
+    )
+    rows = {row.cells[0].text: row.cells[1:] for row in (*modalities.rows, *variables.rows)}
+    assert [cell.text for cell in rows["Epsilon of the training"]] == ["none", "8"]
+    assert [cell.text for cell in rows["Epsilon of the explanation"]] == ["none", "1"]
+    assert rows["Rank correlation with the first run"][1].text == "1.00"
+    first, second = (cell.values[""] for cell in rows["age"])
+    assert second == pytest.approx(first / 2)
+    page = compare.render([compare.Run("plain", plain), compare.Run("dp", private), compare.Run("silent", without)])
+    assert "Why the models say what they say" in page and "silent" in page
+    assert "Why the models say what they say" not in compare.render([compare.Run("a", without), compare.Run("b", without)])

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from client.explaining.contributions import Explainer
+from server.report.prose.answered import missing
 from server.report.prose.modelling import network as model_in_words
 from shared_model.attribution.modalities import modality_shapley
 from shared_model.attribution.variables import integrated_gradients, logistic_terms
@@ -128,5 +129,11 @@ def test_its_summary_has_the_cells_of_the_layout() -> None:
     assert "faithfulness.occlusion" in lengths
 
 
-def test_the_report_names_it() -> None:
-    assert "late fusion" in str(model_in_words(protocol(kind="late_fusion"), {}))
+def test_the_report_names_it_and_says_what_was_not_trained_and_what_is_missing() -> None:
+    told = str(model_in_words(frozen(), {}))
+    assert "(late fusion)" in told
+    assert "was not trained further, but for its last layer" in told
+    assert "not trained further" not in str(model_in_words(protocol(kind="late_fusion"), {}))
+    answer = missing({"protocol": protocol(kind="late_fusion").model_dump()})
+    assert answer is not None
+    assert "at the mean" in answer[0]

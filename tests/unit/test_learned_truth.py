@@ -20,13 +20,13 @@ from shared_model.attribution.faithfulness import PictureGame, places, pointing
 from shared_model.attribution.modalities import left_out
 from shared_model.attribution.variables import variable_names
 from shared_model.inputs import PatientBatch
-from tests.learned import Hospitals, Learned, Where, demo_protocol, learn, multimodal, outlines
+from tests.learned import ROUNDS, Hospitals, Learned, Where, demo_protocol, learn, multimodal, outlines
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 Floats = NDArray[np.float64]
 EXPLAINED, PICTURED = 100, 24  # of the fresh patients, evenly from all hospitals
-MODALITY = {"texture": "bmode", "vascularity": "doppler"}
+SHOWN_BY = {"texture": ["bmode", "doppler"], "vascularity": ["doppler"]}
 Train = Callable[[str, Where], Learned]
 
 
@@ -47,12 +47,14 @@ def train(hospitals: Hospitals) -> Train:
         "no pictures": demo_protocol(network={"kind": "clinical_only"}),
         "no variables": demo_protocol(network={"kind": "image_only"}),
     }
+    own_heads = demo_protocol(federation={"rounds": ROUNDS, "personal": ("head",)})
     known: dict[tuple[str, Where], Learned] = {}
 
     def once(kind: str, where: Where) -> Learned:
         if (kind, where) not in known:
             name = where if kind == "everything" else f"{where} {kind}".replace(" ", "_")
-            known[kind, where] = learn(hospitals, protocols[kind], where, name=name)
+            protocol = own_heads if (kind, where) == ("everything", "federated") else protocols[kind]
+            known[kind, where] = learn(hospitals, protocol, where, name=name)
             oracle = roc_auc_score(hospitals.truth["label"], hospitals.truth["risk"])
             auc = known[kind, where].auc()
             print(f"\n{where}, {kind}: AUC {auc:.4f}, {(auc - 0.5) / (oracle - 0.5):.3f} of the oracle's {oracle:.4f}")
@@ -65,14 +67,14 @@ def test_fresh_patients_are_those_of_the_truth(hospitals: Hospitals, train: Trai
     np.testing.assert_array_equal(train("no pictures", "central").tensors.label.numpy(), hospitals.truth["label"])
 
 
-@pytest.mark.xfail(strict=True, reason="0.77 when it was last measured")
 def test_central_training_comes_near_to_the_oracle(hospitals: Hospitals, train: Train) -> None:
     oracle = roc_auc_score(hospitals.truth["label"], hospitals.truth["risk"])
     assert (train("everything", "central").auc() - 0.5) / (oracle - 0.5) >= 0.80
 
 
-@pytest.mark.xfail(strict=True, reason="0.069 behind after as many rounds when it was last measured")
 def test_federated_training_is_as_good_as_central(train: Train) -> None:
+    """Where each hospital keeps a head of its own: one head for all would have to tell the hospitals, of which 14 to 52 % of
+    the patients have metastasis, by their scanners, and each round of local training pulls it to the own share."""
     assert train("everything", "federated").auc() >= train("everything", "central").auc() - 0.02
 
 
@@ -126,11 +128,11 @@ def test_contributions_of_variables_are_the_true_ones(hospitals: Hospitals, lear
 
 def test_pictures_and_tables_share_as_is_true(hospitals: Hospitals, learned: Learned) -> None:
     found, true = shapley_and_true_shares(hospitals, learned)
-    pictures = [place for place, name in enumerate(multimodal(learned).modalities) if name in MODALITY.values()]
+    pictures = [place for place, name in enumerate(multimodal(learned).modalities) if name in SHOWN_BY["texture"]]
     assert abs(found[pictures].sum() - true[pictures].sum()) <= 0.05
 
 
-@pytest.mark.xfail(strict=True, reason="0.11 off when it was last measured: Doppler pictures show the texture too, in grey")
+@pytest.mark.xfail(strict=True, reason="0.08 off when it was last measured")
 def test_shares_of_modalities_are_the_true_ones(hospitals: Hospitals, learned: Learned) -> None:
     found, true = shapley_and_true_shares(hospitals, learned)
     assert np.abs(found - true).max() <= 0.05
@@ -149,17 +151,20 @@ def shapley_and_true_shares(hospitals: Hospitals, learned: Learned) -> tuple[Flo
 
 
 def true_modalities(hospitals: Hospitals, learned: Learned) -> Floats:
-    """What each modality brings to the true logit, about its mean, ``[P, A]``; 0 of what a patient has not got."""
-    truth, protocol = hospitals.truth, learned.protocol
-    names = multimodal(learned).modalities
-    values = np.zeros((len(truth), len(names)))
-    group_of = MODALITY | {name: variable.group for name, variable in protocol.variables.items()}
-    for column in truth.filter(like="contribution_"):
-        if (group := group_of.get(column.removeprefix("contribution_"))) is not None:
-            values[:, names.index(group)] += truth[column] - truth[column].mean()
+    """Shapley values of the modalities for the true logit about its mean, ``[P, A]``: what it loses where a modality is not
+    looked at. Only Doppler shows the flow. B-mode and Doppler both show the texture, in grey: it is lost where neither is
+    looked at, so that each of those that a patient has got is worth an equal part of it."""
+    truth, names = hospitals.truth, multimodal(learned).modalities
     with torch.no_grad():
-        present = multimodal(learned).present(learned.tensors.batch(torch.arange(len(truth)))).numpy()
-    return values * present
+        present = multimodal(learned).present(learned.tensors.batch(torch.arange(len(truth)))).double().numpy()
+    shown_by = {name: [variable.group] for name, variable in learned.protocol.variables.items()} | SHOWN_BY
+    values = np.zeros((len(truth), len(names)))
+    for column in truth.filter(like="contribution_"):
+        if modalities := shown_by.get(column.removeprefix("contribution_")):
+            holders = present * np.isin(names, modalities)  # [P, A]
+            part = (truth[column] - truth[column].mean()).to_numpy() / np.maximum(holders.sum(axis=1), 1.0)
+            values += holders * part[:, None]
+    return values
 
 
 def shares(values: Floats) -> Floats:

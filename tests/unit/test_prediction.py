@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 from safetensors.torch import save
 from scipy.special import expit
+from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from client.cli import app
 from client.prediction.recalibration import Recalibration, fit
 from client.prediction.words import Contribution, chance, odds, sentence
 from client.synthetic import synthesize
+from server.cli import app as center
 from shared_model.network import build_network
 from shared_model.protocol import StudyProtocol, read_protocol
 from shared_model.summaries import Normalization
+from tests.tables import write_sites, write_study
 
 STUDY = Path(__file__).parents[2] / "site_configs" / "demo" / "study.toml"
 
@@ -164,3 +167,21 @@ def test_words() -> None:
     rows = [Contribution("tumour_size", "23 mm", 0.7), Contribution("braf", None, -0.7)]
     assert sentence(rows) == "Raised most by tumour size: 23 mm (odds × 2.0). Lowered most by braf: not measured (odds ÷ 2.0)."
     assert sentence([]) == "No single finding makes much difference."
+
+
+def test_a_model_with_layers_that_stay_at_the_hospital_is_used_with_its_own(tmp_path: Path) -> None:
+    """The risks are those that the study told of the hospital's patients, and there are none without the worker's state."""
+    study = write_study(tmp_path, rounds=3, federation='personal = ["head"]')
+    sites, run = write_sites(tmp_path), tmp_path / "run"
+    done = CliRunner().invoke(center, ["simulate", str(study), *map(str, sites), "--out", str(run), "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    hospital, out = (sites[0], run / "models" / "best.safetensors"), tmp_path / "risks.csv"
+    refused = predict(hospital, out)
+    assert refused.exit_code == 2 and "each hospital keeps layers of its own" in " ".join(refused.stderr.split())
+    assert not out.exists()
+    assert predict(hospital, out, "--state", str(tmp_path / "nothing")).exit_code == 2
+    assert predict(hospital, out, "--state", str(run / "sites")).exit_code == 0
+    tested = [row for row in csv.DictReader(out.read_text().splitlines()) if row["part"] == "test"]
+    labels = [row["outcome"] == "1" for row in tested]
+    told = json.loads((run / "results.json").read_text())["sites"]["east"]["metrics"]["auc"]["value"]
+    assert roc_auc_score(labels, [float(row["risk"]) for row in tested]) == pytest.approx(told)

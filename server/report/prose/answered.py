@@ -10,6 +10,11 @@ from server.report.wording import ADVISED_PER_CLASS, capital, count, listing
 Json = dict[str, Any]
 Filled = tuple[str, str] | None
 
+_MISSING = {
+    "logistic": "Put at the mean of the training patients",
+    "late_fusion": "Values put at the mean of the training patients, pictures masked",
+}
+
 
 def title(document: Json) -> Filled:
     """The title."""
@@ -74,7 +79,8 @@ def sample_size(document: Json) -> Filled:
 
 def missing(document: Json) -> Filled:
     """Missing values."""
-    return "Masked, not imputed; shares by variable and site are tabulated.", "cohorts"
+    how = _MISSING.get(document["protocol"]["network"]["kind"], "Masked, not imputed")
+    return f"{how}; shares by variable and site are tabulated.", "cohorts"
 
 
 def partitions(document: Json) -> Filled:

@@ -43,14 +43,18 @@ def network(protocol: StudyProtocol, document: Json) -> Part:
         "late_fusion": _late_fusion,
     }[protocol.network.kind](protocol.network)
     pretrained = protocol.network.pretrained
-    start = None
+    start = kept = None
+    late = protocol.network.kind == "late_fusion"
+    pictures = "The network of pictures" if late else "The picture encoder"
     if protocol.images and protocol.network.kind in PICTURED:
         start = (
-            f"The picture encoder started from pretrained weights (SHA-256 {pretrained.sha256[:12]}…)."
+            f"{pictures} started from pretrained weights (SHA-256 {pretrained.sha256[:12]}…)."
             if pretrained
             else "All parameters started from random values that the run's seed fixes."
         )
-    return part("Model", described, start, "Its output is the probability of the outcome.")
+        if protocol.privacy.trainable == "fusion_and_head":
+            kept = f"{pictures} was not trained further{', but for its last layer' if late else ''}."
+    return part("Model", described, start, kept, "Its output is the probability of the outcome.")
 
 
 def _multimodal(network: Network) -> str:
