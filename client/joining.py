@@ -244,6 +244,8 @@ class _Connection:
         if standing == "enrolled":
             self._say(f"{_elsewhere(self._joining)}. Trying again in {REJOIN_S:.0f} s")
             return REJOIN_S
+        if standing == "unknown":
+            (self._folder / ONLINE).unlink(missing_ok=True)  # the center no longer counts the site as anything
         fault = unknown_key(self._joining, elsewhere=standing is None)
         self._refusals += 1
         if not self._was_connected and self._refusals >= REFUSALS:

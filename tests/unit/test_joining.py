@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from client import fleet, joining
-from client.joining import ONLINE, REFUSALS, REJOIN_S, RETRY_S, SUPERNODE, _Connection
+from client.joining import ONLINE, REFUSALS, REJOIN_S, RETRY_S, SUPERNODE, _Connection, still_online_s
 from shared_model.errors import ConfigurationError
 
 
@@ -133,6 +133,7 @@ def test_a_key_that_is_revoked_in_the_middle_ends_the_supernode_with_0_and_is_to
     assert connection._pause(0) == REJOIN_S
     assert "it was revoked, or not approved yet" in scene.told[-1]
     assert "enrol --renew" in scene.told[-1]
+    assert still_online_s(tmp_path) == 0.0, "the doctor does not take it for connected, or online"
 
 
 def test_a_supernode_that_somebody_ended_is_no_revoked_key(
