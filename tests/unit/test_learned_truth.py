@@ -1,4 +1,4 @@
-"""What late fusion learns of the demo's pictures and tables at four invented hospitals of 400 patients each, against what is true of 1,600 others.
+"""What late fusion learns of the demo's pictures and tables from 400 patients at each of four hospitals, against what is true.
 
 ``make slow`` runs it; with ``-s`` it prints the table of the README. What is wanted and was not reached is marked as such.
 Everything is at the sizes of ``site_configs/demo``, which a CPU can train.
