@@ -47,6 +47,8 @@ GRACE_S = 20.0
 _CONNECTED = re.compile(r"SuperNode ID: (\d+)")
 _REFUSED = "[code: 2004]"  # at its start: a key that is not enrolled, or one that the center counts as online
 _ERROR, STUCK_S = "ERROR", 15.0  # its last word, and for how long
+# A message whose run was stopped just as it came is ignored, but not its task: all later answers come one message late.
+_IGNORED = "Ignoring message "
 _RETRYING, _THROUGH = "Connection attempt failed, retrying", "Connection successful"
 
 log = logging.getLogger(__name__)
@@ -197,6 +199,12 @@ class _Connection:
         """The SuperNode tries again for ever, and says nothing of why: which step to the center fails, and when it no longer
         does, is told here."""
         said = self._household.tail(SUPERNODE, lines=5)
+        if _IGNORED in self._household.output(SUPERNODE):
+            self._say(
+                "a run was stopped as its request came; the SuperNode, which would answer late from now on, is started again"
+            )
+            self._end_supernode(heard=True)
+            return
         if said != self._last_said:
             self._last_said, self._silent_since = said, monotonic()
         elif _ERROR in said and monotonic() > self._silent_since + STUCK_S:

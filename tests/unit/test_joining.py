@@ -106,6 +106,19 @@ def test_while_it_tries_again_the_step_that_fails_is_told_and_then_that_it_is_th
     assert scene.told == ["waiting for the center: port of the center: no connection", "connected again to 127.0.0.1:1"]
 
 
+def test_a_supernode_that_ignored_the_request_of_a_stopped_run_is_started_again(scene: Scene) -> None:
+    """Flower 1.41 keeps the task of such a request, whose answer then takes the place of the next one's, and so on."""
+    late = "INFO : Run ID 7 is not in `RUNNING` status. Ignoring reply message 2175."
+    scene.household.said, scene.household.code = late, 0
+    scene.after(5.0)
+    assert scene.household.ended == []
+    scene.household.said += "\nINFO : Run ID 7 is not in `RUNNING` status. Ignoring message 50bc."
+    scene.after(5.0)
+    assert scene.household.ended == [SUPERNODE]
+    assert "started again" in scene.told[-1]
+    assert scene.connection._pause(0) == 0.0
+
+
 def after_a_connection(scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, standing: str | None) -> _Connection:
     """It was online a moment ago as node 7; the way to the center is free, and the center says what it has of the key."""
 
