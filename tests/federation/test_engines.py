@@ -14,6 +14,7 @@ import pytest
 
 from server import engines
 from shared_model.errors import ConfigurationError, FailureCode, StudyError
+from tests.tables import SITE
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(240)]
 
@@ -38,7 +39,7 @@ def run_directory(tmp_path):
 def sites(tmp_path):
     paths = {name: tmp_path / f"{name}.toml" for name in ("north", "south")}
     for name, path in paths.items():
-        path.write_text(f'[site]\nname = "{name}"\n')
+        path.write_text(SITE.format(name=name))
     return paths
 
 
