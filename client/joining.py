@@ -198,13 +198,14 @@ class _Connection:
     def _look_at_line(self) -> None:
         """The SuperNode tries again for ever, and says nothing of why: which step to the center fails, and when it no longer
         does, is told here."""
-        said = self._household.tail(SUPERNODE, lines=5)
-        if _IGNORED in self._household.output(SUPERNODE):
+        output = self._household.output(SUPERNODE)
+        if _IGNORED in output:
             self._say(
                 "a run was stopped as its request came; the SuperNode, which would answer late from now on, is started again"
             )
             self._end_supernode(heard=True)
             return
+        said = "\n".join(output.splitlines()[-5:])
         if said != self._last_said:
             self._last_said, self._silent_since = said, monotonic()
         elif _ERROR in said and monotonic() > self._silent_since + STUCK_S:

@@ -19,7 +19,8 @@ from server.records import ArmKind, RunRecord
 from server.results import write_results
 from server.run_directory import RunPlan
 from shared_model.errors import ConfigurationError, Fault
-from shared_model.protocol import PICTURED, Pretrained, StudyProtocol, read_protocol
+from shared_model.protocol import Pretrained, StudyProtocol, read_protocol
+from shared_model.protocol_words import PICTURED
 
 if TYPE_CHECKING:
     from server.simulation import Worker

@@ -5,7 +5,8 @@ from shared_model.attribution.sanity import STAGES
 from shared_model.attribution.variables import variable_names
 from shared_model.explanations import CLASSES
 from shared_model.inputs import numeric_names
-from shared_model.protocol import PICTURED, StudyProtocol
+from shared_model.protocol import StudyProtocol
+from shared_model.protocol_words import PICTURED
 
 CHEAP: tuple[Method, ...] = ("grad_cam", "grad_cam_plus_plus", "attention_rollout")  # their cascade is followed at every stage
 CURVE = 8  # sums of a deletion and insertion test: value and square of the map's two areas, and of the random orders'

@@ -17,12 +17,11 @@ from shared_model.protocol_evaluation import Evaluation
 from shared_model.protocol_explanation import Explanation
 from shared_model.protocol_explanation import conflict as conflict_of_explanation
 from shared_model.protocol_privacy import Privacy, conflict
-from shared_model.protocol_words import Fraction, Name, Positive
+from shared_model.protocol_words import PICTURED, Fraction, Name, Positive
 from shared_model.variables import Variable
 
 IMAGE_GROUP = "images"
 BMODE = "bmode"
-PICTURED = frozenset({"multimodal", "image_only", "late_fusion"})  # kinds of network that look at pictures
 Encoder = Literal["small", "resnet18", "resnet50", "convnext_tiny", "efficientnet_b0", "vit_b_16"]
 
 Intensity = Literal["none", "range", "gamma", "depth"]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from shared_model.config_file import Strict
+from shared_model.protocol_words import PICTURED
 
 if TYPE_CHECKING:
     from shared_model.protocol import StudyProtocol
@@ -48,7 +49,7 @@ class Privacy(Strict):
 
 def conflict(protocol: "StudyProtocol") -> str | None:
     """Why ``[privacy]`` does not go together with the rest of ``protocol``, with the remedy; None if it does."""
-    if protocol.privacy.trainable == "fusion_and_head" and protocol.network.kind in {"clinical_only", "logistic"}:
+    if protocol.privacy.trainable == "fusion_and_head" and protocol.network.kind not in PICTURED:
         return f'network "{protocol.network.kind}" has no image encoder to freeze || use privacy.trainable = "all"'
     if protocol.privacy.secure_sum and (problem := _conflict_with_secure_sum(protocol)):
         return problem

@@ -8,6 +8,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 
 
+PICTURED = frozenset({"multimodal", "image_only", "late_fusion"})  # kinds of network that look at pictures
+
+
 def _identifier(name: str) -> str:
     if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
         raise ValueError("letters, digits, '_' and '-' only || rename it")

@@ -109,13 +109,13 @@ def learn(hospitals: Hospitals, protocol: StudyProtocol, where: Where, *, name: 
     network = build_network(protocol, normalization=record.normalization, seed=0).eval()
     spec = ParameterSpec.of(network, personal=protocol.federation.personal)
     spec.load(network, checkpoint["model"])
-    logits = []
-    for hospital, patients in _fresh_patients(hospitals, protocol).items():
+    logits, fresh = [], _fresh_patients(hospitals, protocol)
+    for hospital, patients in fresh.items():
         if spec.personal:
             own = SiteState(folder / "state" / name / hospital).load(record.best_round)
             spec.load_personal(network, own[PERSONAL])
         logits.append(_logits(network, patients.tensors))
-    return Learned(protocol, network, fresh_patients(hospitals, protocol).tensors, np.concatenate(logits))
+    return Learned(protocol, network, pool(list(fresh.values())).tensors, np.concatenate(logits))
 
 
 def _logits(network: PatientNetwork, tensors: CohortTensors) -> NDArray[np.float64]:

@@ -197,7 +197,7 @@ def _cell(summary: ExplanationSummary, name: str, label: str) -> Json:
 def _agreement(summaries: Mapping[str, ExplanationSummary], protocol: StudyProtocol) -> Json:
     """Mean rank correlation of the variables' importance over pairs of sites; I2 of each modality's share."""
     sizes = [found for summary in summaries.values() if (found := importance(summary, protocol))]
-    pairs = [_ranks_alike(one, other) for one, other in combinations(sizes, 2)]
+    pairs = [ranks_alike(one, other) for one, other in combinations(sizes, 2)]
     return {
         "pairs": len(pairs),
         "rank_correlation": float(np.mean(pairs)) if pairs else None,
@@ -243,11 +243,12 @@ def _like(
     same = bool(ours) and list(ours) == list(others)
     return {
         "modality_share": others,
-        "rank_correlation": _ranks_alike(sizes[0], sizes[1]) if sizes[0] and sizes[1] else None,
+        "rank_correlation": ranks_alike(sizes[0], sizes[1]) if sizes[0] and sizes[1] else None,
         "largest_difference_of_share": max(abs(ours[name] - others[name]) for name in ours) if same else None,
     }
 
 
-def _ranks_alike(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+def ranks_alike(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """Spearman's correlation of the sizes of the variables that both have; 0 where those of one are all the same."""
     names = [name for name in one if name in other]
     return float(rank_correlation(np.array([[one[n] for n in names]]), np.array([[other[n] for n in names]]))[0])

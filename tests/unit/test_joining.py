@@ -20,9 +20,6 @@ class Household:
     ended: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=lambda: {"PATH": ""})
 
-    def tail(self, name: str, *, lines: int) -> str:
-        return "\n".join(self.said.splitlines()[-lines:])
-
     def output(self, name: str) -> str:
         return self.said
 

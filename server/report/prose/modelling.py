@@ -5,7 +5,8 @@ from typing import Any
 
 from server.report.prose.part import Part, part
 from server.report.wording import count, listing
-from shared_model.protocol import PICTURED, Federation, Network, StudyProtocol, Training
+from shared_model.protocol import Federation, Network, StudyProtocol, Training
+from shared_model.protocol_words import PICTURED
 
 Json = dict[str, Any]
 

@@ -3,10 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from scipy.stats import spearmanr
-
 from server.report.tables.model import Cell, Column, Row, Table, absent, count, estimate, number, table, words
+from server.results.explained import ranks_alike
 
 Json = dict[str, Any]
 
@@ -63,8 +61,9 @@ def _agreement(first: Mapping[str, float], other: Mapping[str, float]) -> Cell:
     names = [name for name in first if name in other]
     if len(names) < 3:
         return absent("fewer than three variables in common")
-    ranks = float(spearmanr([first[n] for n in names], [other[n] for n in names]).statistic)
-    return number(ranks) if np.isfinite(ranks) else absent("one of the two is the same for all variables")
+    if any(len({sizes[name] for name in names}) == 1 for sizes in (first, other)):
+        return absent("one of the two is the same for all variables")
+    return number(ranks_alike(first, other))
 
 
 def _none() -> Cell:
