@@ -68,7 +68,7 @@ def preflight(
     checks.append(variable_check(_variables(cohort, protocol), labels))
     if deep:
         cohort_keys = config_read.cohort
-        used = {mapping.column for mapping in cohort_keys.variables.values()}
+        used = {mapping.column for mapping in (*cohort_keys.variables.values(), *cohort_keys.comparators.values())}
         used |= {cohort_keys.label.column, cohort_keys.patient_id, config.split.column or ""}
         checks.append(column_check(table, list(included.rows.values()), labels, used=used, decimal=config.cohort.decimal))
     sheets: list[Sheet] = []
