@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from client.preflight.checks import Check, Problem, check_of, skipped
 from client.preflight.leakage import Floats, model_columns, varies
@@ -81,11 +80,14 @@ def _sources(values: Floats | Sequence[str], others: Mapping[str, Floats]) -> li
     return [name for name in sorted(shares, key=lambda name: -shares[name]) if shares[name] >= _NAMED]
 
 
-def _known(values: Floats | Sequence[str], features: Floats) -> "tuple[Floats, NDArray[np.float64] | NDArray[np.str_]]":
-    """Rows of ``features`` ``[P, F]`` whose value is not missing, and these values."""
-    target = values if isinstance(values, np.ndarray) else np.array(values)
-    known = ~np.isnan(target) if target.dtype.kind == "f" else target != ""
-    return features[known], target[known]
+def _known(values: Floats | Sequence[str], features: Floats) -> tuple[Floats, Floats]:
+    """Rows of ``features`` ``[P, F]`` whose value is not missing, and these values; of codes, their numbers."""
+    if isinstance(values, np.ndarray):
+        known = ~np.isnan(values)
+        return features[known], values[known]
+    numbers = {code: float(number) for number, code in enumerate(sorted(set(values)))}
+    known = np.array([code != "" for code in values])
+    return features[known], np.array([numbers[code] for code in values])[known]
 
 
 def _tree(values: Floats | Sequence[str]) -> Any:
