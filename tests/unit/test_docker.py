@@ -15,7 +15,7 @@ from server.cli import app as center
 from tests.dockerfiles import Stage, lineage, read_dockerfile
 
 DOCKER = Path(__file__).parents[2] / "docker"
-IMAGES = [("site.Dockerfile", "relay"), ("site.Dockerfile", "worker"), ("center.Dockerfile", "0")]
+IMAGES = [("site.Dockerfile", "relay"), ("site.Dockerfile", "worker"), ("center.Dockerfile", "center")]
 COMPOSE = sorted(path.name for path in DOCKER.glob("compose.*.yml"))
 
 
@@ -58,6 +58,25 @@ def test_images_follow_the_rules_of_linters(file: str, stage: str) -> None:
     assert any(step.name == "HEALTHCHECK" for step in steps)
     copied = [word for step in steps if step.name == "COPY" for word in step.words[:-1]]
     assert not [word for word in copied if word in {".", "./"} or ".env" in word or "tests" in word]
+
+
+def test_worker_and_center_share_the_layers_of_their_packages() -> None:
+    """An engine keeps a layer once if everything before it is the same."""
+    worker, center = stages_of("site.Dockerfile", "worker"), stages_of("center.Dockerfile", "center")
+    assert worker[:-1] == center[:-1]
+    first = worker[-1].steps[0]
+    assert first == center[-1].steps[0]
+    assert first.text.endswith("/needs/install.sh whole")
+
+
+def test_a_new_release_replaces_the_last_layer_alone() -> None:
+    for stages in (stages_of(file, stage) for file, stage in IMAGES):
+        needs, source, *image = stages
+        assert not {word for step in needs.of("COPY") for word in step.words} & {"server", "client", "shared_model"}
+        assert {word for step in source.of("COPY") for word in step.words} >= {"server", "client", "shared_model"}
+        runs = [step.text for stage in image for step in stage.of("RUN")]
+        assert [f"from={source.name}" in text for text in runs] == [False] * (len(runs) - 1) + [True]
+        assert not [step for stage in image for step in stage.of("COPY")]
 
 
 @pytest.mark.parametrize("name", ["install.sh", "wheelhouse.sh", "rehearse.sh"])
