@@ -34,7 +34,7 @@ FROM base AS relay
 RUN --mount=type=bind,from=needs,source=/needs,target=/needs /needs/install.sh relay
 RUN --mount=type=bind,from=needs,source=/needs,target=/needs \
     --mount=type=bind,from=source,source=/source,target=/source,rw /needs/install.sh release
-# Nothing here computes: a processor more is no reason for a thread more of numpy's, which count as processes.
+# numpy starts a thread for each processor of the machine, which count as processes; nothing here computes.
 ENV CONSILIUM_HOME=/var/lib/consilium OPENBLAS_NUM_THREADS=1
 USER 10001:10001
 WORKDIR /var/lib/consilium
@@ -49,6 +49,7 @@ RUN --mount=type=bind,from=needs,source=/needs,target=/needs \
     --mount=type=bind,from=source,source=/source,target=/source,rw /needs/install.sh release
 USER 10001:10001
 WORKDIR /var/lib/consilium
-HEALTHCHECK --interval=20s --timeout=20s --start-period=180s CMD ["test", "-S", "/run/consilium/worker.sock"]
+HEALTHCHECK --interval=20s --timeout=20s --start-period=180s \
+    CMD ["python", "-c", "import socket; socket.socket(socket.AF_UNIX).connect('/run/consilium/worker.sock')"]
 ENTRYPOINT ["consilium-site"]
 CMD ["worker", "/etc/consilium/site.toml", "--socket", "/run/consilium/worker.sock", "--state", "/var/lib/consilium"]
