@@ -17,7 +17,7 @@ center() { compose run --rm --no-deps -T center "$@"; }
 finish() {
     ended=$?
     if [ "$ended" != 0 ]; then compose ps --all; compose logs --tail 40; fi
-    compose down --volumes --timeout 20 || true
+    compose down --volumes || true
     rm -rf "$REHEARSAL"
     exit "$ended"
 }

@@ -173,7 +173,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     command = [str(ROOT / "docker" / "rehearse.sh"), str(report)]
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, env={**os.environ, "ROUNDS": "12"}, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            command, env={**os.environ, "ROUNDS": "20"}, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
 

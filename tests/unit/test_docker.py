@@ -10,8 +10,11 @@ import pytest
 import typer
 import yaml
 
+from client import joining
 from client.cli import app as site
+from server.center import GRACE_S
 from server.cli import app as center
+from shared_model.household import STOP_GRACE_S
 from tests.dockerfiles import Stage, lineage, read_dockerfile
 
 DOCKER = Path(__file__).parents[2] / "docker"
@@ -111,6 +114,8 @@ def test_every_container_is_hardened_and_bounded(file: str, name: str, service: 
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
     assert {"mem_limit", "cpus", "pids_limit", "logging"} <= service.keys()
+    # Before the engine kills: longer than a relay or a center gives the processes that it ends.
+    assert float(service["stop_grace_period"].removesuffix("s")) > max(joining.GRACE_S, GRACE_S) + STOP_GRACE_S
     assert not {"privileged", "cap_add", "pid", "ipc", "devices"} & service.keys()
     for volume in service["volumes"]:
         assert "docker.sock" not in volume["source"]
