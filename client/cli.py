@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.commands import budget, failures, federation, governance, predict
+from shared_model.command_line import errors_to_exit_codes
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -48,7 +49,7 @@ def check(
 
     Example: consilium-site check msk.toml --study study.toml --html check.html
     """
-    with _told_plainly(as_json):
+    with errors_to_exit_codes(as_json=as_json):
         from client.preflight import concealing, preflight, refused
         from shared_model.errors import CohortError, ConfigurationError
 
@@ -82,7 +83,7 @@ def init(
 
     Example: consilium-site init export/ --study study.toml --out site.toml --name msk
     """
-    with _told_plainly(as_json=False):
+    with errors_to_exit_codes():
         from client.init import initialise
 
         drafted = initialise(exports, out=out, study=study, name=name, force=force)
@@ -111,7 +112,7 @@ def worker(
 
     Example: consilium-site worker msk.toml --socket /run/consilium/msk.sock --state /var/lib/consilium
     """
-    with _told_plainly(as_json=False):
+    with errors_to_exit_codes():
         import logging
 
         from client.serving import serve_site
@@ -136,7 +137,7 @@ def synthesize(
 
     Example: consilium-site synthesize --out hospitals --hospital alder --patients 200 --seed 1
     """
-    with _told_plainly(as_json=False):
+    with errors_to_exit_codes():
         from client.synthetic import describe_truth
         from client.synthetic import synthesize as write
 
@@ -195,28 +196,6 @@ def _print(result: "Preflight", protocol: "StudyProtocol | None", *, as_json: bo
         if not console.is_terminal:
             console.width = _FILE_WIDTH
         print_report(console, result, protocol)
-
-
-@contextmanager
-def _told_plainly(as_json: bool) -> Iterator[None]:
-    """Errors raised on purpose become a message and an exit code: 2 for what the user can mend, 1 for the rest."""
-    from shared_model.command_line import in_words
-    from shared_model.errors import CohortError, ConfigurationError, ConsiliumError
-
-    try:
-        yield
-    except (ConfigurationError, CohortError) as error:
-        if as_json:
-            typer.echo(json.dumps({"ok": False, "problems": [asdict(fault) for fault in error.faults]}, indent=2))
-        else:
-            typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
-    except ConsiliumError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
-    except OSError as error:
-        typer.echo(f"error: {in_words(error)}", err=True)
-        raise typer.Exit(1) from None
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """What both commands share: a user's mistake becomes a message and an exit code, never a traceback."""
 
 import errno
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from shared_model.errors import CohortError, ConfigurationError, ConsiliumError
 
@@ -30,12 +32,18 @@ def in_words(error: OSError) -> str:
 
 
 @contextmanager
-def errors_to_exit_codes() -> Iterator[None]:
-    """Print a ``ConsiliumError`` and exit: 2 for what the user can mend in files or options, 1 for the rest."""
+def errors_to_exit_codes(*, as_json: bool = False) -> Iterator[None]:
+    """Print a ``ConsiliumError`` and exit: 2 for what the user can mend in files or options, 1 for the rest.
+
+    ``as_json`` prints the former as a document of the keys ``ok`` and ``problems``, on standard output.
+    """
     try:
         yield
     except (ConfigurationError, CohortError) as error:
-        print(error, file=sys.stderr)
+        if as_json:
+            print(json.dumps({"ok": False, "problems": [asdict(fault) for fault in error.faults]}, indent=2))
+        else:
+            print(error, file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     except ConsiliumError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -44,5 +52,5 @@ def errors_to_exit_codes() -> Iterator[None]:
         print(f"error: {in_words(error)}", file=sys.stderr)
         raise SystemExit(FAILURE) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last finished round", file=sys.stderr)
+        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

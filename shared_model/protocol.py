@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from shared_model import config_file
 from shared_model.config_file import Strict
-from shared_model.protocol_comparators import Comparator
+from shared_model.protocol_comparators import Comparator, comparator_ratings
 from shared_model.protocol_evaluation import Evaluation
 from shared_model.protocol_explanation import Explanation
 from shared_model.protocol_explanation import conflict as conflict_of_explanation
@@ -224,6 +224,9 @@ class StudyProtocol(Strict):
     @model_validator(mode="after")
     def _comparators_are_of_this_study(self) -> Self:
         for name, comparator in self.comparators.items():
+            if name in self.variables and comparator.variable is None:
+                remedy = f'write variable = "{name}" in place of its definition, or give it another name'
+                raise ValueError(f"comparators.{name}: a variable of the study has this name || {remedy}")
             try:
                 comparator.check_against(self.variables)
             except ValueError as error:
@@ -280,6 +283,12 @@ class StudyProtocol(Strict):
                 raise ValueError(
                     f'cuts make bands of a numeric variable, and "{name}" is {variable.kind} || give or remove cuts'
                 )
+
+    @property
+    def mapped(self) -> dict[str, Variable]:
+        """All for which sites name a column: the variables, and the comparators that are none of them."""
+        ratings = {name: self.comparators[name].defined({}) for name in comparator_ratings(self.comparators)}
+        return self.variables | ratings
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -16,14 +16,11 @@ OUTCOMES = ("negative", "positive")
 
 def with_outcomes(values: Mapping[str, Values], labels: Sequence[int], protocol: StudyProtocol) -> dict[str, VariableFinding]:
     """The findings of ``values``, each also by outcome; ``labels`` 0 or 1 of the same patients."""
-    outcome = np.asarray(labels)
+    outcome, wanted = np.asarray(labels), protocol.mapped
     return {
         name: replace(
             value.finding,
-            by_outcome={
-                called: _summary(value.array[outcome == place], protocol.variables[name])
-                for place, called in enumerate(OUTCOMES)
-            },
+            by_outcome={called: _summary(value.array[outcome == place], wanted[name]) for place, called in enumerate(OUTCOMES)},
         )
         for name, value in values.items()
     }

@@ -46,7 +46,7 @@ class OutcomeFinding:
 
 @dataclass(frozen=True)
 class VariableFinding:
-    """One variable of the protocol at this site, among included patients.
+    """One variable or comparator of the protocol at this site, among included patients.
 
     ``column`` is None where the site does not map it. ``factor`` turned the site's ``unit`` into the protocol's.
     ``low``, ``median``, ``high`` are in the protocol's unit, before any logarithm, of plausible values only.

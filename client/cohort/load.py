@@ -20,7 +20,6 @@ from client.cohort.notices import with_notices
 from client.cohort.parallel import Progress
 from client.cohort.patients import Patients, select_one, select_patients
 from client.cohort.pictures import Picture, PictureRows, PictureTensors, list_pictures, no_pictures, read_pictures
-from client.cohort.ratings import read_ratings
 from client.cohort.redcap import Field, read_fields, widened, with_choices, with_matches, with_rows_of
 from client.cohort.split import PARTS, shuffled
 from client.cohort.tables import Table, locate, read_table
@@ -107,7 +106,7 @@ def load_cohort(
         tensors=_tensors(patients, protocol, values, pictures),
         parts={part: torch.tensor(own, dtype=torch.int64) for part, own in places.items()},
         order=torch.tensor([place_of[patient] for patient in shuffled(list(place_of), seed=config.split.seed)]),
-        ratings=read_ratings(cohort_table, config, protocol, list(patients.rows.values()), values=values, where=str(where)),
+        ratings={name: values[rating.variable or name].array for name, rating in protocol.comparators.items()},
         flow=flow,
         findings=findings,
         patients=tuple(patients.rows),
@@ -196,14 +195,17 @@ def _open(text: str, layout: TableFormat, key: str, where: Path) -> Table:
 def _read_variables(
     table: Table, config: SiteConfig, protocol: StudyProtocol, patients: Patients, where: Path
 ) -> tuple[Patients, dict[str, Values]]:
-    """Every variable of the protocol, for the patients that have the required ones."""
+    """Every variable and comparator of the protocol, for the patients that have the required variables."""
 
     def read(name: str, among: Patients) -> Values:
-        mapping = config.cohort.variables.get(name)
+        section = "variables" if name in protocol.variables else "comparators"
+        mapping = getattr(config.cohort, section).get(name)
         if mapping is None:
             return unmapped_values(len(among.rows))
-        source = Source(name, protocol.variables[name], mapping, table, config.cohort.decimal, str(where))
+        source = Source(name, wanted[name], mapping, table, config.cohort.decimal, str(where), f"cohort.{section}")
         return read_values(source, list(among.rows.values()))
+
+    wanted = protocol.mapped
 
     left_out: dict[str, str] = {}
     for name in config.cohort.require:
@@ -215,7 +217,7 @@ def _read_variables(
         found = "; ".join(f"{reason} ({count} patients)" for reason, count in Counter(left_out.values()).items())
         remedy = "require fewer variables, or check their columns"
         raise CohortError([Fault(str(where), "cohort.require", found, "patients with a value of each", remedy)])
-    values = {name: read(name, included) for name in protocol.variables}
+    values = {name: read(name, included) for name in wanted}
     if faults := [fault for value in values.values() for fault in value.faults]:
         raise CohortError(faults)
     return included, values

@@ -65,7 +65,8 @@ def _of_variable(name: str, variable: VariableFinding, protocol: StudyProtocol |
     hint = _ON_SCREEN if concealed else ""
     if variable.column is None:
         what = f"{name}: not mapped, missing for every patient"
-        yield Notice(what, f"map it in [cohort.variables.{name}] if you have it", "mapping")
+        section = "variables" if protocol is None or name in protocol.variables else "comparators"
+        yield Notice(what, f"map it in [cohort.{section}.{name}] if you have it", "mapping")
         return
     if variable.unmapped:
         example = example_of(variable.unmapped)
@@ -81,8 +82,8 @@ def _of_variable(name: str, variable: VariableFinding, protocol: StudyProtocol |
         what = f"{name}: values outside the plausible range became missing: {variable.out_of_range}"
         better = f'; more would be plausible with unit = "{variable.better_unit}"' if variable.better_unit else ""
         yield Notice(what, f"check these values, and the unit, in the source{better}", "ranges")
-    if protocol is not None and (unit := likelier_unit(name, variable, protocol.variables[name])):
-        stated = protocol.variables[name].unit
+    if protocol is not None and (unit := likelier_unit(name, variable, protocol.mapped[name])):
+        stated = protocol.mapped[name].unit
         what = f"{name}: median {variable.median:.3g} {stated}: the column looks like {unit}, not {variable.unit}"
         yield Notice(what, f'compare some patients with the source; if so, set unit = "{unit}"', "units")
     if variable.missing_share > _MOSTLY_MISSING:

@@ -58,7 +58,7 @@ class Source:
     table: Table
     decimal: str
     where: str
-    section: str = "cohort.variables"
+    section: str
 
     @property
     def key(self) -> str:

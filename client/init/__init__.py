@@ -25,7 +25,8 @@ _LABEL_WORTH = 3.0  # a table with an outcome counts as much as one with so many
 
 @dataclass(frozen=True)
 class Drafted:
-    """What ``initialise`` wrote: the file, variables found and not found, guesses marked CHECK, and remarks for the reader."""
+    """What ``initialise`` wrote: the file, variables and comparators found and not found, guesses marked CHECK, and remarks
+    for the reader."""
 
     path: Path
     found: tuple[str, ...]
@@ -57,7 +58,7 @@ def initialise(
     text = draft(guesses, protocol, base=out.parent)
     out.write_text(text, encoding="utf-8")
     read_site(out)
-    absent = tuple(variable for variable in protocol.variables if variable not in guesses.variables)
+    absent = tuple(name for name in protocol.mapped if name not in guesses.variables)
     return Drafted(
         out,
         tuple(guesses.variables),
@@ -119,7 +120,7 @@ def _read(
     label = guess_label(table, protocol.study, taken={identifier[0]})
     taken = {identifier[0], *([label.column] if label else [])}
     variables = guess_variables(
-        table, protocol.variables, decimal=source.layout.decimal, taken=taken, titles=column_titles(table, fields)
+        table, protocol.mapped, decimal=source.layout.decimal, taken=taken, titles=column_titles(table, fields)
     )
     return source, identifier, label, variables
 

@@ -12,13 +12,15 @@ from client.init.label import LabelGuess
 from client.init.pictures import PictureGuess, relative
 from client.init.sources import Source
 from shared_model.protocol import StudyProtocol
+from shared_model.protocol_comparators import comparator_ratings
+from shared_model.variables import Variable
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
 class Guesses:
-    """All that is written: where a guess is None, nothing in the export spoke for any."""
+    """All that is written: where a guess is None, nothing in the export spoke for any. ``variables`` holds comparators too."""
 
     name: str
     cohort: Source
@@ -66,18 +68,24 @@ def _lines(guesses: Guesses, protocol: StudyProtocol, base: Path) -> Iterator[st
         yield "# CHECK: name the identifier if there is one: numbers change with the order of the rows"
     yield f"patient_id = {toml_value(column)}"
     yield from _label(guesses.label, guesses.cohort, protocol)
-    yield from ("", "[cohort.variables]")
-    for name in protocol.variables:
-        if (guess := guesses.variables.get(name)) is not None:
-            yield f"# {guess.evidence}"
-            yield from (f"# CHECK: {doubt}" for doubt in guess.doubts)
-            yield f"{_key(name)} = {toml_value(guess.settings)}"
-        else:
-            yield f"# {name}: no column found; add it if the export has one: {_example(name, protocol)}"
+    yield from _mappings("cohort.variables", protocol.variables, guesses.variables)
+    if ratings := {name: protocol.mapped[name] for name in comparator_ratings(protocol.comparators)}:
+        yield from _mappings("cohort.comparators", ratings, guesses.variables)
     yield from _images(guesses.images, protocol, base)
     if guesses.split is not None:
         yield from ("", "[split]", "# a column names the parts")
         yield from (f"{key} = {toml_value(value)}" for key, value in guesses.split.items())
+
+
+def _mappings(section: str, wanted: Mapping[str, Variable], guesses: Mapping[str, Guess]) -> Iterator[str]:
+    yield from ("", f"[{section}]")
+    for name, variable in wanted.items():
+        if (guess := guesses.get(name)) is not None:
+            yield f"# {guess.evidence}"
+            yield from (f"# CHECK: {doubt}" for doubt in guess.doubts)
+            yield f"{_key(name)} = {toml_value(guess.settings)}"
+        else:
+            yield f"# {name}: no column found; add it if the export has one: {_example(name, variable)}"
 
 
 def _settings(settings: Mapping[str, tuple[object, str]]) -> Iterator[str]:
@@ -123,8 +131,7 @@ def _codes(cells: Sequence[str]) -> list[object]:
     return [code_value(cell) for cell in cells]
 
 
-def _example(name: str, protocol: StudyProtocol) -> str:
-    variable = protocol.variables[name]
+def _example(name: str, variable: Variable) -> str:
     if variable.kind == "numeric":
         unit = f', unit = "{variable.unit}"' if variable.unit else ""
         return f'{name} = {{ column = "..."{unit} }}'

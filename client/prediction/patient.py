@@ -48,13 +48,14 @@ def read_patient(config: SiteConfig, model: Model, identifier: str, *, where: Pa
     batch = tensors.batch(torch.tensor([0]))
     channels = images.channels if images is not None else 1
     found = cohort.findings
+    inputs = {name: found.variables[name] for name in model.protocol.variables}
     return Patient(
         identifier=identifier,
         batch=batch.with_images(_channels(batch.images, channels)),
         outline=outline,
         unusable=tuple(file.reason for file in found.images.unusable) if found.images else (),
-        out_of_range=tuple(name for name, finding in found.variables.items() if finding.out_of_range),
-        unreadable=tuple(name for name, finding in found.variables.items() if finding.no_number or finding.unmapped),
+        out_of_range=tuple(name for name, finding in inputs.items() if finding.out_of_range),
+        unreadable=tuple(name for name, finding in inputs.items() if finding.no_number or finding.unmapped),
     )
 
 

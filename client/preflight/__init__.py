@@ -26,6 +26,7 @@ from client.preflight.pictures import (
     row_check,
     standardisation_sheets,
 )
+from client.preflight.redundancy import redundancy_check
 from client.site_config import SiteConfig
 from shared_model.errors import Fault
 from shared_model.inputs import ABSENT, categorical_names, numeric_names
@@ -65,10 +66,11 @@ def preflight(
     included = _included(patients, cohort)
     checks = [*data_checks(cohort.findings, config, protocol, table), _repeated_rows(table, config_read, included)]
     labels = cohort.tensors.label.numpy().astype(np.int64)
-    checks.append(variable_check(_variables(cohort, protocol), labels))
+    variables = _variables(cohort, protocol)
+    checks += [variable_check(variables, labels), redundancy_check(variables)]
     if deep:
         cohort_keys = config_read.cohort
-        used = {mapping.column for mapping in cohort_keys.variables.values()}
+        used = {mapping.column for mapping in (*cohort_keys.variables.values(), *cohort_keys.comparators.values())}
         used |= {cohort_keys.label.column, cohort_keys.patient_id, config.split.column or ""}
         checks.append(column_check(table, list(included.rows.values()), labels, used=used, decimal=config.cohort.decimal))
     sheets: list[Sheet] = []

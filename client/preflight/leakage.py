@@ -41,13 +41,13 @@ def single_auc(values: Sequence[str] | Floats, labels: Labels) -> float:
 
 def joint_auc(columns: Mapping[str, Floats | Sequence[str]], labels: Labels) -> float:
     """Cross-validated AUC of a logistic model of all ``columns`` together."""
-    return _logistic_auc(np.column_stack([_design(values) for values in columns.values()]), labels)
+    return _logistic_auc(np.column_stack([model_columns(values) for values in columns.values()]), labels)
 
 
 def variable_check(columns: Mapping[str, Floats | Sequence[str]], labels: Labels) -> Check:
     """Whether one of the variables, or all together, tell the outcome nearly by themselves."""
     title = "No variable gives the outcome away"
-    usable = {name: values for name, values in columns.items() if _varies(values)}
+    usable = {name: values for name, values in columns.items() if varies(values)}
     if (why := _too_few(labels)) or not usable:
         return skipped("leakage", title, why or "no variable has two values")
     alone = {name: single_auc(values, labels) for name, values in usable.items()}
@@ -73,7 +73,7 @@ def column_check(table: Table, rows: Sequence[tuple[int, ...]], labels: Labels, 
     told = {}
     for name, cells in table.columns.items():
         own = [cells[row] for row in firsts]
-        if name not in used and _varies(own):
+        if name not in used and varies(own):
             told[name] = single_auc(_numbers(own, decimal) if _is_numeric(own, decimal) else own, labels)
     warnings = [_alone(name, auc, "the column") for name, auc in sorted(told.items(), key=lambda item: -item[1]) if auc > WARN]
     return check_of("columns", title, f"{len(told)} columns that are not mapped", warnings=warnings)
@@ -146,7 +146,7 @@ def _binned(values: Floats, fit: NDArray[np.int64]) -> NDArray[np.object_]:
     return bins
 
 
-def _design(values: Floats | Sequence[str]) -> Floats:
+def model_columns(values: Floats | Sequence[str]) -> Floats:
     """Columns of a linear model: a number with an indicator of missing, or indicators of codes; float64 ``[P, F]``."""
     if isinstance(values, np.ndarray):
         gaps = np.isnan(values)
@@ -174,7 +174,8 @@ def _auc(labels: Labels, scores: Floats) -> float:
     return float(roc_auc_score(labels, scores))
 
 
-def _varies(values: Floats | Sequence[str]) -> bool:
+def varies(values: Floats | Sequence[str]) -> bool:
+    """Whether there are two values, or a value and a gap of a code."""
     if isinstance(values, np.ndarray):
         return len(np.unique(values[~np.isnan(values)])) > 1
     return len(set(values)) > 1

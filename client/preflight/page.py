@@ -45,7 +45,7 @@ def _variables(findings: Findings, protocol: StudyProtocol) -> list[dict[str, An
     for name, found in findings.variables.items():
         if found.column is None:
             continue
-        unit = protocol.variables[name].unit
+        unit = protocol.mapped[name].unit
         row: dict[str, Any] = {"name": name, "column": found.column, "conversion": conversion(found, unit), "unit": unit or ""}
         rows.append(row | _groups(found))
     return rows

@@ -63,7 +63,7 @@ def _patients(findings: Findings) -> Grid:
 def _variables(findings: Findings, protocol: StudyProtocol) -> Grid:
     grid = _grid("Variables, after conversion", "variable", "column", "conversion", "missing", "values", "range")
     for name, found in findings.variables.items():
-        variable = protocol.variables[name]
+        variable = protocol.mapped[name]
         if found.column is None:
             grid.add_row(name, "(not mapped)", "", "100 %", "", "")
             continue

@@ -18,7 +18,7 @@ def values(
     variable: Variable, cells: list[str], rows: list[tuple[int, ...]] | None = None, *, decimal: str = ".", **mapping: object
 ) -> Values:
     table = Table(Path("t.csv"), {"c": cells}, len(cells), frozenset(), "")
-    source = Source("x", variable, Mapping(column="c", **mapping), table, decimal, "site.toml")
+    source = Source("x", variable, Mapping(column="c", **mapping), table, decimal, "site.toml", "cohort.variables")
     return read_values(source, rows if rows is not None else [(k,) for k in range(len(cells))])
 
 

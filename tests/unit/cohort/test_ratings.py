@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.init import initialise
+from client.preflight import preflight
+from client.site_config import read_site
 from client.worker import open_site
 from shared_model.errors import CohortError, ConfigurationError
 from shared_model.protocol import StudyProtocol, read_protocol
@@ -74,6 +77,33 @@ def test_a_comparator_is_no_input(tmp_path: Path) -> None:
     assert with_reader.categorical.shape == plain.tensors.categorical.shape
 
 
+def test_what_is_wrong_with_readings_is_told(tmp_path: Path) -> None:
+    """Codes that nobody mapped, numbers that cannot be, and a comparator without a column: as of variables."""
+    protocol = study(tmp_path)
+    text = MAPPED.replace(', 3 = "malignant"', "")
+    found = {
+        check.id: check for check in preflight(read_site(site(tmp_path, text)), protocol, where=tmp_path / "east.toml").checks
+    }
+    assert found["mapping"].found.endswith("variables and comparators of the study are mapped")
+    told = {problem.what: problem.remedy for problem in found["mapping"].problems}
+    codes = next(what for what in told if what.startswith("reader: codes that are not mapped became missing"))
+    assert '"3" = ...' in told[codes]
+    unmapped = preflight(read_site(site(tmp_path / "b", "")), protocol, where=tmp_path / "b/east.toml").checks
+    remedies = [problem.remedy for check in unmapped if check.id == "mapping" for problem in check.problems]
+    assert "map it in [cohort.comparators.reader] if you have it" in remedies
+
+
+def test_a_draft_names_the_columns_of_comparators(tmp_path: Path) -> None:
+    folder = tmp_path / "draft"
+    site(folder)
+    study(tmp_path, READING.replace("comparators.reader", "comparators.reading"))
+    drafted = initialise([folder / "east.csv"], out=folder / "draft.toml", study=tmp_path / "study.toml")
+    assert drafted.absent == ("length",)
+    found = read_site(folder / "draft.toml").cohort.comparators
+    assert found["reading"].codes == {"1": "benign", "2": "unsure", "3": "malignant"}
+    assert "# length: no column found" in (folder / "draft.toml").read_text()
+
+
 def test_a_site_without_the_readings_takes_part(tmp_path: Path) -> None:
     patients = open_site(site(tmp_path, ""), state=tmp_path).cohort(study(tmp_path))
     assert np.isnan(patients.ratings["reader"]).all()
@@ -90,6 +120,7 @@ def test_a_site_without_the_readings_takes_part(tmp_path: Path) -> None:
         ('[comparators.r]\nvariable = "sex"\nat_least = 1.0', "categories have no least number"),
         ('[comparators.r]\nvariable = "age"\nunit = "years"\nat_least = 1.0', "remove them here"),
         ('[comparators.r]\npositive = ["x"]', "two or more distinct categories"),
+        ('[comparators.sex]\ncategories = ["a", "b"]\npositive = ["b"]', 'write variable = "sex"'),
     ],
 )
 def test_what_is_no_comparator_is_refused(tmp_path: Path, text: str, words: str) -> None:
