@@ -1,16 +1,18 @@
 #!/bin/sh
-# install.sh relay|worker|center: this release and what it needs, in exact versions, from ./wheelhouse if there is one.
+# install.sh list            the packages of pyproject.toml, into whole-requirements.txt
+# install.sh relay|whole     what the relay needs, or everybody else, in exact versions
+# install.sh release         this release, whose source is in /source
+#
+# From ./wheelhouse, if there is one.
 set -eu
-part=$1
 cd "$(dirname "$0")"
 options="--constraint constraints.txt"
 if [ -d wheelhouse ]; then options="$options --no-index --find-links wheelhouse"; fi
-if [ "$part" = relay ]; then
-    # shellcheck disable=SC2086  # several words on purpose
-    pip install $options --requirement relay-requirements.txt
-    # shellcheck disable=SC2086
-    pip install $options --no-deps ./source
-else
-    # shellcheck disable=SC2086
-    pip install $options ./source
-fi
+# shellcheck disable=SC2086  # $options is several words on purpose
+case $1 in
+    list) python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+        > whole-requirements.txt ;;
+    relay | whole) pip install $options --requirement "$1-requirements.txt" ;;
+    release) pip install $options --no-deps "${SOURCE:-/source}" ;;
+    *) echo "install.sh list|relay|whole|release, not $1" >&2; exit 2 ;;
+esac

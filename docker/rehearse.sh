@@ -1,16 +1,32 @@
 #!/bin/sh
-# rehearse.sh: three invented hospitals and a center on this machine, from empty folders to a report. Needs Docker with compose.
+# rehearse.sh [REPORT]: three invented hospitals and a center on this machine, from empty folders to REPORT (report.html).
+# Needs Docker with compose, and 8 GB of disk; images are built at the first time. ROUNDS=10 makes the study longer than 3.
 set -eu
+umask 022  # what is made here is read by the containers' own user
+report=${1:-report.html}
+case $report in /*) ;; *) report=$PWD/$report ;; esac
 cd "$(dirname "$0")/.."
+docker compose version > /dev/null 2>&1 && docker info > /dev/null 2>&1 || {
+    echo "docker compose does not answer: install Docker Engine with its compose plugin, start it, and be of its group or root" >&2
+    exit 2
+}
 REHEARSAL=$(mktemp -d)
 export REHEARSAL
 compose() { docker compose --file docker/compose.rehearsal.yml "$@"; }
 center() { compose run --rm --no-deps -T center "$@"; }
-trap 'compose down --volumes --timeout 20; rm -rf "$REHEARSAL"' EXIT
+finish() {
+    ended=$?
+    if [ "$ended" != 0 ]; then compose ps --all; compose logs --tail 40; fi
+    compose down --volumes || true
+    rm -rf "$REHEARSAL"
+    exit "$ended"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
 
-compose build
+compose build center alder-worker alder-relay  # of which the others are made as well
 mkdir "$REHEARSAL/study"
-sed 's/^rounds = .*/rounds = 3/' site_configs/demo/study.toml > "$REHEARSAL/study/study.toml"
+sed "s/^rounds = .*/rounds = ${ROUNDS:-3}/" site_configs/demo/study.toml > "$REHEARSAL/study/study.toml"
 for site in alder birch cedar; do
     docker run --rm --network none --user "$(id -u):$(id -g)" --volume "$REHEARSAL:/out" consilium-worker \
         synthesize --out /out --hospital "$site" --patients 120 --seed 7
@@ -28,5 +44,5 @@ done
 compose up --detach --wait
 # In the container that is up: SuperLink answers there, on loopback, and nowhere else.
 compose exec -T center consilium-center run /study/study.toml --federation federation --sites alder,birch,cedar --out run
-compose cp center:/var/lib/consilium/run/report.html report.html
-echo "report: report.html"
+compose cp center:/var/lib/consilium/run/report.html "$report"
+echo "report: $report"

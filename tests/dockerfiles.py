@@ -17,6 +17,8 @@ from types import ModuleType
 PACKAGE_INDEX = {name: os.environ[name] for name in ("PIP_CERT", "PIP_INDEX_URL", "HTTPS_PROXY") if name in os.environ}
 CHROOT = shutil.which("chroot", path="/usr/sbin:/sbin:/usr/bin") or "chroot"
 _CONTINUED = re.compile(r"\\\n\s*(?:#[^\n]*\n\s*)*")
+# A stage's folder under the very path that it has there: all that these Dockerfiles mount.
+_MOUNT = re.compile(r"--mount=type=bind,from=(\w+),source=(/\w+),target=\2(?:,rw)?\s+")
 
 
 @cache
@@ -56,6 +58,11 @@ class Stage:
         """Its steps of one kind."""
         return [step for step in self.steps if step.name == name]
 
+    @property
+    def mounts(self) -> dict[str, str]:
+        """Folders that it has only while it is built, by the stage that they are of."""
+        return {stage: folder for step in self.of("RUN") for stage, folder in _MOUNT.findall(step.text)}
+
 
 def read_dockerfile(path: Path) -> dict[str, Stage]:
     """Stages by name, in order; one without a name goes by its number."""
@@ -75,15 +82,16 @@ def read_dockerfile(path: Path) -> dict[str, Stage]:
 
 
 def lineage(stages: dict[str, Stage], name: str) -> list[Stage]:
-    """The stage and those it is built from, first things first."""
+    """The stage, those it mounts while it is built, and those it is built from; first things first."""
     stage = stages[name]
-    return [*(lineage(stages, stage.base) if stage.base in stages else []), stage]
+    return [*(stages[other] for other in stage.mounts), *(lineage(stages, stage.base) if stage.base in stages else []), stage]
 
 
 def carry_out(stages: list[Stage], *, context: Path, root: Path) -> dict[str, str]:
     """Carry out the steps of ``stages`` in ``root``, a folder with a Debian and a Python; returns the environment at the end.
 
-    What an engine would do as root of the image is done by ``chroot``; so this needs to be root of the machine.
+    What an engine would do as root of the image is done by ``chroot``; so this needs to be root of the machine. A stage that
+    is mounted is carried out in ``root`` as well, and its folder is removed at the end.
     """
     environment = {"PATH": "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin", "HOME": "/root", **PACKAGE_INDEX}
     folder = "/"
@@ -96,7 +104,9 @@ def carry_out(stages: list[Stage], *, context: Path, root: Path) -> dict[str, st
         elif step.name == "COPY":
             _copy(step.words, context, root, folder)
         elif step.name == "RUN":
-            run_in(root, ["sh", "-c", f"cd {folder} && {step.text}"], environment)
+            run_in(root, ["sh", "-c", f"cd {folder} && {_MOUNT.sub('', step.text)}"], environment)
+    for mounted in {mounted for stage in stages for mounted in stage.mounts.values()}:
+        shutil.rmtree(root / mounted.lstrip("/"))
     return environment
 
 

@@ -73,7 +73,7 @@ def test_the_bill_of_materials_names_just_what_is_installed(relay: tuple[Path, d
 
 def test_sources_are_gone_and_programs_cannot_be_changed_by_their_user(relay: tuple[Path, dict[str, str]]) -> None:
     root, environment = relay
-    assert not (root / "opt/consilium/source").exists()
+    assert not [name for name in ("source", "needs") if (root / name).exists()]
     search = "find /usr /opt /etc -xdev -writable -not -type l -print , -type d -not -readable -prune"
     writable = run_in(root, search.split(), environment, user=USER)
     assert writable == ""
@@ -105,7 +105,9 @@ def test_the_relay_installs_without_a_network_from_its_wheelhouse(tmp_path: Path
     )
     do([sys.executable, "-m", "venv", str(tmp_path / "venv")], tmp_path)
     monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path / "venv" / "bin"), os.environ["PATH"]]))
-    do(["unshare", "--net", "./install.sh", "relay"], tmp_path / "image" / "opt" / "consilium")
+    monkeypatch.setenv("SOURCE", str(tmp_path / "image" / "source"))
+    for part in ("relay", "release"):
+        do(["unshare", "--net", "./install.sh", part], tmp_path / "image" / "needs")
     assert "join" in do(["consilium-site", "--help"], tmp_path)
     monkeypatch.setattr(materials(), "WHEELHOUSE", wheels)
     assert all(component["hashes"] for component in json.loads(materials().document("relay"))["components"])

@@ -10,12 +10,15 @@ import pytest
 import typer
 import yaml
 
+from client import joining
 from client.cli import app as site
+from server.center import GRACE_S
 from server.cli import app as center
+from shared_model.household import STOP_GRACE_S
 from tests.dockerfiles import Stage, lineage, read_dockerfile
 
 DOCKER = Path(__file__).parents[2] / "docker"
-IMAGES = [("site.Dockerfile", "relay"), ("site.Dockerfile", "worker"), ("center.Dockerfile", "0")]
+IMAGES = [("site.Dockerfile", "relay"), ("site.Dockerfile", "worker"), ("center.Dockerfile", "center")]
 COMPOSE = sorted(path.name for path in DOCKER.glob("compose.*.yml"))
 
 
@@ -60,6 +63,25 @@ def test_images_follow_the_rules_of_linters(file: str, stage: str) -> None:
     assert not [word for word in copied if word in {".", "./"} or ".env" in word or "tests" in word]
 
 
+def test_worker_and_center_share_the_layers_of_their_packages() -> None:
+    """An engine keeps a layer once if everything before it is the same."""
+    worker, center = stages_of("site.Dockerfile", "worker"), stages_of("center.Dockerfile", "center")
+    assert worker[:-1] == center[:-1]
+    first = worker[-1].steps[0]
+    assert first == center[-1].steps[0]
+    assert first.text.endswith("/needs/install.sh whole")
+
+
+def test_a_new_release_replaces_the_last_layer_alone() -> None:
+    for stages in (stages_of(file, stage) for file, stage in IMAGES):
+        needs, source, *image = stages
+        assert not {word for step in needs.of("COPY") for word in step.words} & {"server", "client", "shared_model"}
+        assert {word for step in source.of("COPY") for word in step.words} >= {"server", "client", "shared_model"}
+        runs = [step.text for stage in image for step in stage.of("RUN")]
+        assert [f"from={source.name}" in text for text in runs] == [False] * (len(runs) - 1) + [True]
+        assert not [step for stage in image for step in stage.of("COPY")]
+
+
 @pytest.mark.parametrize("name", ["install.sh", "wheelhouse.sh", "rehearse.sh"])
 def test_scripts_are_sound_shell_and_stop_at_the_first_error(name: str) -> None:
     script = DOCKER / name
@@ -92,6 +114,8 @@ def test_every_container_is_hardened_and_bounded(file: str, name: str, service: 
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
     assert {"mem_limit", "cpus", "pids_limit", "logging"} <= service.keys()
+    # Before the engine kills: longer than a relay or a center gives the processes that it ends.
+    assert float(service["stop_grace_period"].removesuffix("s")) > max(joining.GRACE_S, GRACE_S) + STOP_GRACE_S
     assert not {"privileged", "cap_add", "pid", "ipc", "devices"} & service.keys()
     for volume in service["volumes"]:
         assert "docker.sock" not in volume["source"]
