@@ -57,7 +57,7 @@ def _follows(name: str, sources: Sequence[str], explained: float) -> Problem:
 
 
 def _explained(values: Floats | Sequence[str], others: Mapping[str, Floats]) -> float:
-    """Share of ``values`` that a tree over ``others`` explains, cross-validated: 1 is all, 0 or less is nothing."""
+    """Share of ``values`` that a tree over ``others`` explains, cross-validated, 0..1."""
     from sklearn.model_selection import KFold, cross_val_predict
 
     features, target = _known(values, np.column_stack(list(others.values())))
@@ -66,9 +66,9 @@ def _explained(values: Floats | Sequence[str], others: Mapping[str, Floats]) -> 
     folds = KFold(_FOLDS, shuffle=True, random_state=0)
     foretold = cross_val_predict(_tree(values), features, target, cv=folds)
     if isinstance(values, np.ndarray):
-        return float(1.0 - np.mean((foretold - target) ** 2) / np.var(target))
+        return max(0.0, float(1.0 - np.mean((foretold - target) ** 2) / np.var(target)))
     rarer = 1.0 - max(np.mean(target == code) for code in set(target))
-    return float(1.0 - np.mean(foretold != target) / rarer)
+    return max(0.0, float(1.0 - np.mean(foretold != target) / rarer))
 
 
 def _sources(values: Floats | Sequence[str], others: Mapping[str, Floats]) -> list[str]:
