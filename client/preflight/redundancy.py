@@ -61,7 +61,7 @@ def _explained(values: Floats | Sequence[str], others: Mapping[str, Floats]) -> 
     from sklearn.model_selection import KFold, cross_val_predict
 
     features, target = _known(values, np.column_stack(list(others.values())))
-    if len(target) < LEAST_PATIENTS:
+    if len(target) < LEAST_PATIENTS or len(set(target)) < 2:
         return 0.0
     folds = KFold(_FOLDS, shuffle=True, random_state=0)
     foretold = cross_val_predict(_tree(values), features, target, cv=folds)

@@ -167,8 +167,14 @@ def _protocols(runs: Sequence[Run]) -> Table | None:
     keys = dict.fromkeys(key for one in flat for key in one)
     differing = [key for key in keys if len({one.get(key) for one in flat}) > 1]
     of = (Column("key", "Differs in", left=True), *(Column(f"run{i}", run.label, left=True) for i, run in enumerate(runs)))
-    rows = [Row((words(key), *(words(str(one.get(key, "–"))) for one in flat))) for key in differing]
+    rows = [Row((words(key), *(words(_setting(one, key)) for one in flat))) for key in differing]
     return table("protocols", "What differs between the runs.", of, rows)
+
+
+def _setting(flat: dict[str, str], key: str) -> str:
+    """A section that another run does without has its keys in rows of their own."""
+    below = any(name.startswith(f"{key}.") for name in flat)
+    return flat.get(key, "as below" if below else "–")
 
 
 def _of_run(document: Json) -> Json:
@@ -181,7 +187,7 @@ def _flat(section: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", "–" if value is None else str(value)
+            yield f"{prefix}{key}", "none" if value is None else str(value)
 
 
 def _measure(runs: Sequence[Run], key: str, label: str, digits: int) -> Table | None:

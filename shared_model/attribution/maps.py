@@ -118,8 +118,10 @@ def _grad_cam(network: MultimodalNetwork, batch: PatientBatch, *, direction: Ten
     visible = shown(network, batch)
     if not visible.any():
         return torch.zeros_like(batch.images[:, :, 0])
+    # Where no parameter of the encoder is trained, gradients reach its layers only if they are on the way to the pictures.
+    pictures = batch.images.detach().requires_grad_(True)
     with _outputs(network.image_tokens.encoder.trunk) as layers:
-        logits = network(batch)
+        logits = network(batch.with_images(pictures))
     features = next((layer for layer in reversed(layers) if layer.shape[2] >= _SMALLEST_MAP), layers[-1])  # [M, D, h, w]
     (gradient,) = torch.autograd.grad((logits * direction).sum(), features)
     features = features.detach()

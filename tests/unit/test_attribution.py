@@ -199,6 +199,18 @@ def test_every_encoder_has_a_layer_for_grad_cam() -> None:
         assert picture_map(built, patients(2), "grad_cam_plus_plus", direction=UP[:2]).shape == (2, 3, 32, 32)
 
 
+def test_a_network_of_which_nothing_is_trained_is_explained_alike() -> None:
+    """As where privacy leaves the pictures' network as it began."""
+    batch = patients(3)
+    free, frozen = trained(), trained().requires_grad_(False)
+    for method in METHODS:
+        found = picture_map(frozen, batch, method, direction=UP[:3])
+        assert torch.allclose(found, picture_map(free, batch, method, direction=UP[:3])), method
+        assert found.abs().max() > 0.0
+    variables = [integrated_gradients(built, batch, protocol=protocol()).values for built in (free, frozen)]
+    assert variables[1] == pytest.approx(variables[0])
+
+
 # Attention
 
 

@@ -3,6 +3,7 @@
 import builtins
 import csv
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -46,6 +47,15 @@ def test_puts_runs_side_by_side(document, other, tmp_path):
     auc = document["sites"]["Iran_Hamadan_UCI"]["metrics"]["auc"]
     assert (float(row["value"]), float(row["value_low"])) == (auc["value"], auc["low"])
     assert not {"<script", "http-equiv"} & set(page.split())
+
+
+def test_a_section_that_one_run_does_without_is_said_to_be_none_there(document):
+    protocol = document["protocol"]
+    private = {**document, "protocol": {**protocol, "privacy": {**protocol["privacy"], "dp": {"epsilon": 8.0}}}}
+    page = render([Run("open", document), Run("private", private)])
+    rows = [" ".join(re.findall(r">([^<>]+)<", row)).split() for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)]
+    assert ["privacy.dp", "none", "as", "below"] in rows
+    assert ["privacy.dp.epsilon", "–", "8.0"] in rows
 
 
 def test_refuses_runs_of_different_outcomes(document, tmp_path):

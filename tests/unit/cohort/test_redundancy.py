@@ -55,6 +55,7 @@ def test_missing_values_are_no_value():
     columns["score"] = ["" if gap else code for gap, code in zip(gaps, columns["score"], strict=True)]
     assert len(redundancy_check(columns).problems) == 1
     columns["age"] = np.where(gaps, np.nan, columns["age"])
+    columns["rare"] = ["" if gap else "0" for gap in gaps]  # one code, where it was written down
     assert len(redundancy_check(columns).problems) == 1
 
 
