@@ -3,11 +3,11 @@
 # install.sh relay|whole     what the relay needs, or everybody else, in exact versions
 # install.sh release         this release, whose source is in /source
 #
-# From ./wheelhouse, if there is one.
+# From ./wheelhouse, if wheelhouse.sh has filled it.
 set -eu
 cd "$(dirname "$0")"
 options="--constraint constraints.txt"
-if [ -d wheelhouse ]; then options="$options --no-index --find-links wheelhouse"; fi
+if [ -e wheelhouse/SHA256SUMS ]; then options="$options --no-index --find-links wheelhouse"; fi
 # shellcheck disable=SC2086  # $options is several words on purpose
 case $1 in
     list) python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \

@@ -12,7 +12,8 @@ FROM python:3.11-slim-bookworm AS needs
 WORKDIR /needs
 COPY docker/install.sh docker/relay-requirements.txt .ci/constraints.txt pyproject.toml ./
 RUN ./install.sh list && rm pyproject.toml
-COPY wheelhous[e] ./wheelhouse
+# With a file that is always there: Podman refuses to copy nothing.
+COPY .ci/constraints.txt wheelhous[e] ./wheelhouse/
 
 FROM scratch AS source
 WORKDIR /source
