@@ -62,12 +62,12 @@ class Hospitals:
             folder=folder,
         )
 
-    def without(self, view: str) -> "Hospitals":
-        """The same, in whose configuration the pictures of ``view`` have no part."""
+    def without(self, name: str) -> "Hospitals":
+        """The same, in whose configuration the view or variable ``name`` has no part."""
         return replace(
             self,
-            developed={name: _without(file, view) for name, file in self.developed.items()},
-            fresh={name: _without(file, view) for name, file in self.fresh.items()},
+            developed={hospital: _without(file, name) for hospital, file in self.developed.items()},
+            fresh={hospital: _without(file, name) for hospital, file in self.fresh.items()},
         )
 
     @property
@@ -145,10 +145,10 @@ def multimodal(learned: Learned) -> MultimodalNetwork:
     return learned.network
 
 
-def _without(file: Path, view: str) -> Path:
-    beside = file.with_name(f"without_{view}.toml")
-    code = re.compile(rf""",?\s*("[^"]*"|[\w-]+)\s*=\s*"{view}\"""")
-    beside.write_text(code.sub("", file.read_text(encoding="utf-8")), encoding="utf-8")
+def _without(file: Path, name: str) -> Path:
+    beside = file.with_name(f"without_{name}.toml")
+    part = re.compile(rf"""^{name} = .*\n|,?\s*("[^"]*"|[\w-]+)\s*=\s*"{name}\"""", re.MULTILINE)
+    beside.write_text(part.sub("", file.read_text(encoding="utf-8")), encoding="utf-8")
     return beside
 
 

@@ -5,6 +5,7 @@ Everything is at the sizes of ``site_configs/demo``, which a CPU can train.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 Floats = NDArray[np.float64]
 EXPLAINED, PICTURED = 100, 24  # of the fresh patients, evenly from all hospitals
+MANY, MANY_ROUNDS = 1600, 14  # patients at each hospital, for explanations
 SHOWN_BY = {"texture": ["bmode", "doppler"], "vascularity": ["doppler"]}
 Train = Callable[[str, Where], Learned]
 
@@ -116,29 +118,73 @@ def true_contributions(truth: pd.DataFrame, names: tuple[str, ...]) -> Floats:
     return np.asarray(values - values.mean(axis=0))
 
 
+@pytest.fixture(scope="module")
+def thorough(tmp_path_factory: pytest.TempPathFactory) -> tuple[Hospitals, Learned]:
+    """What explanations come to where nothing hinders them: more patients; kinds of information that are often taken away in
+    training, so that none leans on what another shows as well; and no TI-RADS, which ``consilium-site check`` warns of: it
+    counts four of the other variables, and no patient tells its effect from theirs."""
+    hospitals = Hospitals.draw(tmp_path_factory.mktemp("thorough"), patients=MANY).without("tirads")
+    demo = demo_protocol(network={"modality_dropout": 0.4}, federation={"rounds": MANY_ROUNDS})
+    variables = {name: variable for name, variable in demo.variables.items() if name != "tirads"}
+    protocol = demo.model_copy(update={"variables": variables, "comparators": {}})
+    learned = learn(hospitals, protocol, "central", name="thorough")
+    print(f"\n4 x {MANY} patients: AUC {learned.auc():.4f}")
+    return hospitals, learned
+
+
 @pytest.mark.xfail(strict=True, reason="0.85 when it was last measured; see the README for why")
 def test_contributions_of_variables_are_the_true_ones(hospitals: Hospitals, learned: Learned) -> None:
+    assert agreement_of_variables(hospitals, learned) >= 0.9
+
+
+def test_contributions_of_variables_are_the_true_ones_after_thorough_training(thorough: tuple[Hospitals, Learned]) -> None:
+    assert agreement_of_variables(*thorough) >= 0.9
+
+
+def agreement_of_variables(hospitals: Hospitals, learned: Learned) -> float:
+    """Rank correlation with the true contributions, over patients and variables."""
     batch, rows = explained(learned, EXPLAINED)
     found = integrated_gradients(learned.network, batch, protocol=learned.protocol).values
     true = true_contributions(hospitals.truth, variable_names(learned.protocol))[rows]
     each = spearmanr(found.ravel(), true.ravel())[0]
     sizes = spearmanr(np.abs(found).mean(axis=0), np.abs(true).mean(axis=0))[0]
     print(f"\nvariables: rank correlation {each:.3f} over patients and variables, {sizes:.3f} of mean sizes")
-    assert each >= 0.9
+    return float(each)
 
 
 def test_pictures_and_tables_share_as_is_true(hospitals: Hospitals, learned: Learned) -> None:
-    found, true = shapley_and_true_shares(hospitals, learned)
+    found = shares_of(hospitals, learned)
     pictures = [place for place, name in enumerate(multimodal(learned).modalities) if name in SHOWN_BY["texture"]]
-    assert abs(found[pictures].sum() - true[pictures].sum()) <= 0.05
+    assert abs(found.shapley[pictures].sum() - found.true[pictures].sum()) <= 0.05
 
 
 def test_shares_of_modalities_are_the_true_ones(hospitals: Hospitals, learned: Learned) -> None:
-    found, true = shapley_and_true_shares(hospitals, learned)
-    assert np.abs(found - true).max() <= 0.05
+    found = shares_of(hospitals, learned)
+    assert np.abs(found.shapley - found.true).max() <= 0.05
+    assert np.abs(found.shapley - found.ablated).max() <= 0.05
 
 
-def shapley_and_true_shares(hospitals: Hospitals, learned: Learned) -> tuple[Floats, Floats]:
+def test_shares_of_modalities_are_those_of_ablation_after_thorough_training(thorough: tuple[Hospitals, Learned]) -> None:
+    found = shares_of(*thorough)
+    assert np.abs(found.shapley - found.ablated).max() <= 0.05
+
+
+@pytest.mark.xfail(strict=True, reason="B-mode is 0.06 off: it also shows what the table states, and has learned to say so")
+def test_shares_of_modalities_are_the_true_ones_after_thorough_training(thorough: tuple[Hospitals, Learned]) -> None:
+    found = shares_of(*thorough)
+    assert np.abs(found.shapley - found.true).max() <= 0.05
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Of each modality ``[A]``: by Shapley values, by leaving it out of the network, and in the true log odds."""
+
+    shapley: Floats
+    ablated: Floats
+    true: Floats
+
+
+def shares_of(hospitals: Hospitals, learned: Learned) -> Shares:
     batch, rows = explained(learned, EXPLAINED)
     frozen = Frozen.of(multimodal(learned), batch)
     shapley = shares(modality_shapley(learned.network, batch, protocol=learned.protocol, frozen=frozen).values)
@@ -147,7 +193,7 @@ def shapley_and_true_shares(hospitals: Hospitals, learned: Learned) -> tuple[Flo
         f"{name:9} Shapley {one:.3f}, ablated {other:.3f}, true {third:.3f}"
         for name, one, other, third in zip(multimodal(learned).modalities, shapley, ablated, true, strict=True)
     ))  # fmt: skip
-    return shapley, true
+    return Shares(shapley, ablated, true)
 
 
 def true_modalities(hospitals: Hospitals, learned: Learned) -> Floats:
@@ -172,6 +218,14 @@ def shares(values: Floats) -> Floats:
 
 
 def test_maps_point_to_lesions_and_deletion_beats_chance(hospitals: Hospitals, learned: Learned) -> None:
+    check_maps(hospitals, learned)
+
+
+def test_maps_point_to_lesions_and_deletion_beats_chance_after_thorough_training(thorough: tuple[Hospitals, Learned]) -> None:
+    check_maps(*thorough)
+
+
+def check_maps(hospitals: Hospitals, learned: Learned) -> None:
     """With occlusion, the method of ``consilium-site predict``; intervals of 95 % over patients."""
     batch, rows = explained(learned, PICTURED)
     network = multimodal(learned)
