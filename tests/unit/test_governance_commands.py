@@ -64,6 +64,31 @@ def test_a_person_reads_what_would_happen_and_decides(desk: Desk) -> None:
     assert "approved already: by Dr. Roe" in desk.run("approve", str(desk.study), "--yes", "--by", "x").output
 
 
+def test_all_that_a_study_may_ask_for_is_told(desk: Desk) -> None:
+    """Groups, clinicians' assessments and explanations leave too, and an explanation may need a budget of its own."""
+    asking = protocol(
+        evaluation={"subgroups": {"b": {"cuts": [0.0]}}},
+        comparators={"reader": {"categories": ["no", "yes"], "positive": ["yes"]}},
+        explanation={"patients": 70, "drift": 2},
+    )
+    desk.save_study(json.loads(asking.canonical_json))
+    told = desk.run("approve", str(desk.study), answer="n\n").output
+    for words in (
+        "groups of patients by b,",
+        "How reader did",
+        "of at most 70 of the tune, test patients",
+        "after 2 rounds",
+        "no noise",
+    ):
+        assert words in told, words
+    private = {"patients": 70, "epsilon": 9.0}
+    desk.save_study(json.loads(protocol(explanation=private).canonical_json))
+    told = desk.run("approve", str(desk.study), answer="n\n").output
+    assert "epsilon 9 besides" in told
+    assert "asks for 9 more, policy.epsilon_limit is 8" in told
+    assert "after 2 rounds" not in told
+
+
 def test_nobody_approves_without_a_name(desk: Desk) -> None:
     nameless = desk.run("approve", str(desk.study), "--yes")
     assert nameless.exit_code == 2
