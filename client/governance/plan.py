@@ -7,6 +7,8 @@ from client.site_config import SiteConfig
 from shared_model.protocol import StudyProtocol
 from shared_model.protocol_explanation import Explanation
 
+_PARTS = {"train": "training", "tune": "tuning", "test": "test"}
+
 
 def in_words(protocol: StudyProtocol, config: SiteConfig) -> list[tuple[str, list[str]]]:
     """Headed paragraphs of short sentences."""
@@ -56,8 +58,8 @@ def _runs(protocol: StudyProtocol, config: SiteConfig) -> Iterator[str]:
     yield f"Up to {protocol.federation.rounds} rounds: in each, {much}, and the scoring of the tuning patients."
     yield "Then the model is scored on the tuning and test patients."
     if (explanation := protocol.explanation) is not None:
-        whom = f"at most {explanation.patients} of the {', '.join(explanation.parts)} patients"
-        yield f"Then it is worked out why the model says what it says, of {whom}."
+        parts = " and ".join(_PARTS[part] for part in explanation.parts)
+        yield f"Then it is worked out why the model says what it says, of at most {explanation.patients} {parts} patients."
     yield "The same when the study is repeated without one hospital, or cross-validated."
     yield "Nothing else may be asked for under this approval."
     yield from _inputs(protocol, config)

@@ -76,7 +76,7 @@ def test_all_that_a_study_may_ask_for_is_told(desk: Desk) -> None:
     for words in (
         "groups of patients by b,",
         "How reader did",
-        "of at most 70 of the tune, test patients",
+        "of at most 70 tuning and test patients",
         "after 2 rounds",
         "no noise",
     ):
