@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from shared_model import config_file
 from shared_model.config_file import Strict
-from shared_model.protocol_comparators import Comparator, comparator_ratings
+from shared_model.protocol_comparators import Comparator
 from shared_model.protocol_evaluation import Evaluation
 from shared_model.protocol_explanation import Explanation
 from shared_model.protocol_explanation import conflict as conflict_of_explanation
@@ -285,10 +285,14 @@ class StudyProtocol(Strict):
                 )
 
     @property
+    def ratings(self) -> dict[str, Variable]:
+        """Comparators that sites map themselves; the others are variables of the study."""
+        return {name: comparator.defined({}) for name, comparator in self.comparators.items() if comparator.variable is None}
+
+    @property
     def mapped(self) -> dict[str, Variable]:
-        """All for which sites name a column: the variables, and the comparators that are none of them."""
-        ratings = {name: self.comparators[name].defined({}) for name in comparator_ratings(self.comparators)}
-        return self.variables | ratings
+        """All for which sites name a column: variables, and ratings."""
+        return self.variables | self.ratings
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -75,8 +75,3 @@ class Comparator(Strict):
         if self.at_least is not None:
             return rating >= self.at_least
         return self.defined(variables).categories[int(rating)] in self.positive
-
-
-def comparator_ratings(comparators: Mapping[str, Comparator]) -> tuple[str, ...]:
-    """Comparators that sites map themselves, in the protocol's order; the others are variables of the study."""
-    return tuple(name for name, comparator in comparators.items() if comparator.variable is None)

@@ -9,7 +9,6 @@ from client.site_config import Mapping, SiteConfig, canonical_code
 from shared_model.config_file import did_you_mean, quoted
 from shared_model.errors import Fault
 from shared_model.protocol import StudyProtocol
-from shared_model.protocol_comparators import comparator_ratings
 from shared_model.variables import Variable, known_units, unit_factor
 
 
@@ -69,7 +68,7 @@ def _mapping_faults(key: str, name: str, variable: Variable, mapping: Mapping, w
 
 def _comparator_faults(config: SiteConfig, protocol: StudyProtocol, where: str) -> list[Fault]:
     faults: list[Fault] = []
-    own = comparator_ratings(protocol.comparators)
+    own = protocol.ratings
     for name, mapping in config.cohort.comparators.items():
         key = f"cohort.comparators.{name}"
         if name not in own:
@@ -79,7 +78,7 @@ def _comparator_faults(config: SiteConfig, protocol: StudyProtocol, where: str) 
         elif not mapping.column:
             faults.append(Fault(where, f"{key}.from", "two dates", "a column", "name the column that holds the reading"))
         else:
-            faults += _mapping_faults(key, name, protocol.comparators[name].defined({}), mapping, where)
+            faults += _mapping_faults(key, name, own[name], mapping, where)
     return faults
 
 

@@ -198,15 +198,13 @@ def _read_variables(
     """Every variable and comparator of the protocol, for the patients that have the required variables."""
 
     def read(name: str, among: Patients) -> Values:
-        section = "variables" if name in protocol.variables else "comparators"
-        mapping = getattr(config.cohort, section).get(name)
-        if mapping is None:
+        section, mappings = ("comparators", cohort.comparators) if name in ratings else ("variables", cohort.variables)
+        if name not in mappings:
             return unmapped_values(len(among.rows))
-        source = Source(name, wanted[name], mapping, table, config.cohort.decimal, str(where), f"cohort.{section}")
+        source = Source(name, wanted[name], mappings[name], table, cohort.decimal, str(where), f"cohort.{section}")
         return read_values(source, list(among.rows.values()))
 
-    wanted = protocol.mapped
-
+    cohort, wanted, ratings = config.cohort, protocol.mapped, protocol.ratings
     left_out: dict[str, str] = {}
     for name in config.cohort.require:
         gaps = np.isnan(read(name, patients).array)

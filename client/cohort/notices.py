@@ -10,6 +10,7 @@ from client.cohort.images import remedies
 from client.cohort.units import likelier_unit
 from client.site_config import SiteConfig
 from shared_model.protocol import StudyProtocol
+from shared_model.variables import Variable
 
 _MOSTLY_MISSING = 0.5
 _MISSING_APART = 0.1  # difference of two shares
@@ -22,8 +23,8 @@ def with_notices(
 ) -> Findings:
     """``findings`` with everything in them that calls for attention said in words. ``concealed``: cells in them are hashes."""
     noted = [*_of_patients(findings, config), *_of_parts(findings)]
-    for name, variable in findings.variables.items():
-        noted += _of_variable(name, variable, protocol, concealed=concealed)
+    if protocol is not None:
+        noted += _of_variables(findings, protocol, concealed=concealed)
     if findings.images is not None:
         noted += _of_images(findings.images, findings.included)
     elif protocol is not None and (protocol.images is None) != (config.images is None):
@@ -58,15 +59,22 @@ def _of_parts(findings: Findings) -> Iterator[Notice]:
             yield Notice(f"all {counts.patients} patients of part {part!r} are {outcome}", f"expect {consequence}", "parts")
 
 
-def _of_variable(name: str, variable: VariableFinding, protocol: StudyProtocol | None, *, concealed: bool) -> Iterator[Notice]:
+def _of_variables(findings: Findings, protocol: StudyProtocol, *, concealed: bool) -> Iterator[Notice]:
+    for section, wanted in (("variables", protocol.variables), ("comparators", protocol.ratings)):
+        for name, variable in wanted.items():
+            yield from _of_variable(f"{section}.{name}", findings.variables[name], variable, concealed=concealed)
+
+
+def _of_variable(key: str, variable: VariableFinding, wanted: Variable, *, concealed: bool) -> Iterator[Notice]:
+    name = key.partition(".")[2]
+
     def example_of(cells: Mapping[str, int]) -> str:
         return "CODE" if concealed else next(iter(cells))
 
     hint = _ON_SCREEN if concealed else ""
     if variable.column is None:
         what = f"{name}: not mapped, missing for every patient"
-        section = "variables" if protocol is None or name in protocol.variables else "comparators"
-        yield Notice(what, f"map it in [cohort.{section}.{name}] if you have it", "mapping")
+        yield Notice(what, f"map it in [cohort.{key}] if you have it", "mapping")
         return
     if variable.unmapped:
         example = example_of(variable.unmapped)
@@ -82,9 +90,8 @@ def _of_variable(name: str, variable: VariableFinding, protocol: StudyProtocol |
         what = f"{name}: values outside the plausible range became missing: {variable.out_of_range}"
         better = f'; more would be plausible with unit = "{variable.better_unit}"' if variable.better_unit else ""
         yield Notice(what, f"check these values, and the unit, in the source{better}", "ranges")
-    if protocol is not None and (unit := likelier_unit(name, variable, protocol.mapped[name])):
-        stated = protocol.mapped[name].unit
-        what = f"{name}: median {variable.median:.3g} {stated}: the column looks like {unit}, not {variable.unit}"
+    if unit := likelier_unit(name, variable, wanted):
+        what = f"{name}: median {variable.median:.3g} {wanted.unit}: the column looks like {unit}, not {variable.unit}"
         yield Notice(what, f'compare some patients with the source; if so, set unit = "{unit}"', "units")
     if variable.missing_share > _MOSTLY_MISSING:
         what = f"{name}: missing for {variable.missing} of {variable.patients} patients"

@@ -12,7 +12,6 @@ from client.init.label import LabelGuess
 from client.init.pictures import PictureGuess, relative
 from client.init.sources import Source
 from shared_model.protocol import StudyProtocol
-from shared_model.protocol_comparators import comparator_ratings
 from shared_model.variables import Variable
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -69,8 +68,8 @@ def _lines(guesses: Guesses, protocol: StudyProtocol, base: Path) -> Iterator[st
     yield f"patient_id = {toml_value(column)}"
     yield from _label(guesses.label, guesses.cohort, protocol)
     yield from _mappings("cohort.variables", protocol.variables, guesses.variables)
-    if ratings := {name: protocol.mapped[name] for name in comparator_ratings(protocol.comparators)}:
-        yield from _mappings("cohort.comparators", ratings, guesses.variables)
+    if protocol.ratings:
+        yield from _mappings("cohort.comparators", protocol.ratings, guesses.variables)
     yield from _images(guesses.images, protocol, base)
     if guesses.split is not None:
         yield from ("", "[split]", "# a column names the parts")

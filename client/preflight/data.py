@@ -8,7 +8,6 @@ from client.cohort.tables import Table
 from client.preflight.checks import Check, Problem, check_of, skipped
 from client.site_config import SiteConfig
 from shared_model.protocol import StudyProtocol
-from shared_model.protocol_comparators import comparator_ratings
 
 
 def data_checks(findings: Findings, config: SiteConfig, protocol: StudyProtocol | None, table: Table) -> Iterator[Check]:
@@ -26,7 +25,7 @@ def data_checks(findings: Findings, config: SiteConfig, protocol: StudyProtocol 
     if protocol is None:
         return
     mapped = [name for name, variable in findings.variables.items() if variable.column is not None]
-    wanted = "variables and comparators" if comparator_ratings(protocol.comparators) else "variables"
+    wanted = "variables and comparators" if protocol.ratings else "variables"
     found = f"{len(mapped)} of {len(findings.variables)} {wanted} of the study are mapped"
     yield check_of("mapping", "Variables and codes", found, warnings=noted("mapping"))
     units = [variable for variable in findings.variables.values() if variable.unit is not None]

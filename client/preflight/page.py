@@ -41,11 +41,11 @@ def _outcomes(findings: Findings) -> dict[str, int]:
 
 def _variables(findings: Findings, protocol: StudyProtocol) -> list[dict[str, Any]]:
     """Rows of the table of variables: one for a number, one and its categories for a category."""
-    rows = []
+    rows, mapped = [], protocol.mapped
     for name, found in findings.variables.items():
         if found.column is None:
             continue
-        unit = protocol.mapped[name].unit
+        unit = mapped[name].unit
         row: dict[str, Any] = {"name": name, "column": found.column, "conversion": conversion(found, unit), "unit": unit or ""}
         rows.append(row | _groups(found))
     return rows

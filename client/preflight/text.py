@@ -62,8 +62,9 @@ def _patients(findings: Findings) -> Grid:
 
 def _variables(findings: Findings, protocol: StudyProtocol) -> Grid:
     grid = _grid("Variables, after conversion", "variable", "column", "conversion", "missing", "values", "range")
+    mapped = protocol.mapped
     for name, found in findings.variables.items():
-        variable = protocol.mapped[name]
+        variable = mapped[name]
         if found.column is None:
             grid.add_row(name, "(not mapped)", "", "100 %", "", "")
             continue
