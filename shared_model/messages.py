@@ -38,6 +38,7 @@ from shared_model.summaries import CategoryCounts, CohortFlow, Moments, Normaliz
 
 Vector = NDArray[np.float32]  # [D]
 Part = Literal["train", "tune", "test"]
+PARTS_IN_WORDS: Mapping[Part, str] = {"train": "training", "tune": "tuning", "test": "test"}  # patients of each
 Count = Annotated[int, Field(ge=0, le=10_000_000)]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Seconds = Annotated[float, Field(ge=0.0)]

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 
 from client.governance.approval import planned_epsilon
 from client.site_config import SiteConfig
+from shared_model.messages import PARTS_IN_WORDS
 from shared_model.protocol import StudyProtocol
 from shared_model.protocol_explanation import Explanation
-
-_PARTS = {"train": "training", "tune": "tuning", "test": "test"}
 
 
 def in_words(protocol: StudyProtocol, config: SiteConfig) -> list[tuple[str, list[str]]]:
@@ -58,7 +57,7 @@ def _runs(protocol: StudyProtocol, config: SiteConfig) -> Iterator[str]:
     yield f"Up to {protocol.federation.rounds} rounds: in each, {much}, and the scoring of the tuning patients."
     yield "Then the model is scored on the tuning and test patients."
     if (explanation := protocol.explanation) is not None:
-        parts = " and ".join(_PARTS[part] for part in explanation.parts)
+        parts = " and ".join(PARTS_IN_WORDS[part] for part in explanation.parts)
         yield f"Then it is worked out why the model says what it says, of at most {explanation.patients} {parts} patients."
     yield "The same when the study is repeated without one hospital, or cross-validated."
     yield "Nothing else may be asked for under this approval."

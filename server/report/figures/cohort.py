@@ -10,10 +10,10 @@ from matplotlib.patches import FancyBboxPatch
 from server.report.figures.looks import WIDTH, shortened
 from server.report.svg import COLOURS, Drawing, canvas
 from server.report.wording import left_out, percent
+from shared_model.messages import PARTS_IN_WORDS
 
 Json = dict[str, Any]
 
-_PARTS = (("train", "training"), ("tune", "tuning"), ("test", "test"))
 _COLUMNS = (0.0, 1.25, 2.5, 3.45, 4.4)  # where the boxes of a row stand: found, left out, and the three parts
 _BOX = 0.82
 
@@ -35,7 +35,7 @@ def _flow(sites: dict[str, Json]) -> Drawing:
     words = []
     with canvas(WIDTH, 0.35 + 0.56 * len(rows)) as figure:
         axes = figure.add_subplot()
-        for x, label in zip(_COLUMNS, ("found", "left out", *(label for _, label in _PARTS)), strict=True):
+        for x, label in zip(_COLUMNS, ("found", "left out", *PARTS_IN_WORDS.values()), strict=True):
             axes.text(x, -0.62, label, ha="center", size=8, color=COLOURS["muted"])
         for y, (name, (found, out, *parts)) in enumerate(rows):
             axes.text(_COLUMNS[0] - _BOX / 2, y - 0.36, name, size=min(8.5, 400 / len(name)), weight="bold", va="center")
@@ -45,7 +45,7 @@ def _flow(sites: dict[str, Json]) -> Drawing:
             labelled = [_patients(patients, events) for patients, events in zip(parts[::2], parts[1::2], strict=True)]
             for x, label in zip(_COLUMNS[2:], labelled, strict=True):
                 _box(axes, x, y, label, filled=True)
-            counts = ", ".join(f"{part} {label}" for (_, part), label in zip(_PARTS, labelled, strict=True))
+            counts = ", ".join(f"{part} {label}" for part, label in zip(PARTS_IN_WORDS.values(), labelled, strict=True))
             told = "not told how many found or left out" if found is None else f"{found} found, {out} left out"
             words.append(f"{name}: {told}, {counts}")
         axes.set(xlim=(-0.5, 4.9), ylim=(len(rows) - 0.6, -0.85))
@@ -55,7 +55,7 @@ def _flow(sites: dict[str, Json]) -> Drawing:
 
 def _numbers(site: Json) -> list[int | None]:
     cohort = site["cohort"]
-    parts = [number for key, _ in _PARTS for number in (site["n"][key], site["events"][key])]
+    parts = [number for key in PARTS_IN_WORDS for number in (site["n"][key], site["events"][key])]
     return [cohort["found"], left_out(cohort), *parts]
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 from server.report.wording import count, decimal, listing, percent, percent_interval
+from shared_model.messages import PARTS_IN_WORDS
 
 Json = dict[str, Any]
 _ARMS = {"central": "the model trained on all data in one place", "logistic": "logistic regression on the same variables"}
@@ -27,7 +28,7 @@ def context(document: Json) -> Json:
 def _lead(explained: Json) -> str:
     shares = sorted(explained["modality_share"].items(), key=lambda item: -item[1]["value"])
     patients = count(round(explained["patients"]), "patient")
-    parts = listing([{"train": "training", "tune": "tuning", "test": "test"}[part] for part in explained["parts"]])
+    parts = listing([PARTS_IN_WORDS[part] for part in explained["parts"]])
     words = f"From {patients} ({parts} patients of {count(len(explained['sites']), 'site')}), as sums; no map left a site."
     if len(shares) > 1:
         name, share = shares[0]

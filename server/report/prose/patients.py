@@ -6,12 +6,12 @@ from typing import Any
 from server.report.prose.part import Part, part
 from server.report.wording import capital, count, listing, percent
 from shared_model.explanation_layout import network_modalities, network_variables
+from shared_model.messages import PARTS_IN_WORDS
 from shared_model.protocol import Images, StudyProtocol
 from shared_model.variables import Variable
 
 Json = dict[str, Any]
 
-_ORDERED_PARTS = (("train", "training"), ("tune", "tuning"), ("test", "test"))
 _CROPS = {"whole": "shown whole", "lesion": "cropped to the lesion"}
 _INTENSITY = {
     "range": "grey levels of B-mode pictures were stretched between their 1st and 99th percentiles",
@@ -51,7 +51,7 @@ def participants(protocol: StudyProtocol, document: Json) -> Part:
 
 
 def _parts(described: dict[str, Json]) -> str | None:
-    known = [(label, sum(site["n"][key] for site in described.values())) for key, label in _ORDERED_PARTS]
+    known = [(label, sum(site["n"][key] for site in described.values())) for key, label in PARTS_IN_WORDS.items()]
     if not sum(number for _, number in known):
         return None
     shares = listing([f"{number:,} {label} patients" for label, number in known])
